@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A repository: creating, opening and walking it. The only file that other layers need for paths. */
+#pragma once
+#include "repo/manifest.h"
+#include "util/fsio.h"
+
+#define VMB_REPOSITORY_FORMAT 1
+
+typedef struct VmbRepository VmbRepository;
+
+/* Creates @path (its parent must exist; an existing directory must be empty) with repository.json,
+ * domains/ and by-name/. Errors: VMB_ERROR_NO_REPOSITORY if something else is there already,
+ * VMB_ERROR_FAILED. On failure nothing is left behind. */
+gboolean vmb_repository_init(const char *path, GError **error);
+
+/* Opens for reading; nothing is written. Errors: VMB_ERROR_NO_REPOSITORY (absent, not a directory,
+ * no repository.json, a newer format), VMB_ERROR_DAMAGE (its metadata is damaged). */
+VmbRepository *vmb_repository_open(const char *path, GError **error);
+void vmb_repository_free(VmbRepository *repository);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbRepository, vmb_repository_free)
+
+const char *vmb_repository_path(VmbRepository *repository); /* absolute */
+const char *vmb_repository_id(VmbRepository *repository);   /* 32 hexadecimal digits */
+/* Fails at once, with the reason, if files cannot be created there (read-only, permissions). */
+gboolean vmb_repository_check_writable(VmbRepository *repository, GError **error);
+
+/* A domain's directory. @create: make it (and its parts) if absent; otherwise an absent one is
+ * VMB_ERROR_DOMAIN. */
+typedef struct VmbRepoDomain VmbRepoDomain;
+VmbRepoDomain *vmb_repo_domain_open(VmbRepository *repository, const char *uuid, gboolean create,
+                                    GError **error);
+void vmb_repo_domain_free(VmbRepoDomain *domain);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbRepoDomain, vmb_repo_domain_free)
+int vmb_repo_domain_fd(VmbRepoDomain *domain); /* domains/<uuid>, for locks and journal */
+const char *vmb_repo_domain_uuid(VmbRepoDomain *domain);
+/* domains/<uuid>/sequence: highest number ever used; taken and raised durably under the writer
+ * lock; never lower than any point's. */
+gboolean vmb_repo_domain_next_sequence(VmbRepoDomain *domain, guint64 *sequence, GError **error);
+/* Makes by-name/NAME point here, for people; a failure is only a warning. */
+void vmb_repo_domain_link_name(VmbRepoDomain *domain, const char *name);
+
+/* UUIDs (char *, sorted) of all domains that have a directory. Free with g_ptr_array_unref(). */
+GPtrArray *vmb_repository_domains(VmbRepository *repository, GError **error);
+
+/* A published point whose manifest was read. */
+typedef struct {
+    char *id;
+    char *uuid;
+    int dir_fd;             /* the point's directory */
+    VmbManifest *manifest;  /* NULL if damaged: then damage says how */
+    GError *damage;
+} VmbPoint;
+void vmb_point_free(VmbPoint *point);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPoint, vmb_point_free)
+
+/* All points of a domain in order of their sequence numbers; damaged ones come last, by id (with
+ * point->damage set). Entries that are not points (names, types) are ignored with a warning.
+ * A GPtrArray of VmbPoint. */
+GPtrArray *vmb_repo_domain_points(VmbRepoDomain *domain, GError **error);
+
+/* Finds points by what a user writes: "DOMAIN/ID", "DOMAIN/latest", "DOMAIN/prefix" (unique), and
+ * "DOMAIN" for the latest; DOMAIN is a name (of the newest point that has it) or a UUID. Errors:
+ * VMB_ERROR_DOMAIN, also when a name fits several domains: they are listed. @points (optional) gets
+ * the domain's points, which the returned one (borrowed from it) belongs to. */
+VmbPoint *vmb_repository_find_point(VmbRepository *repository, const char *text,
+                                    GPtrArray **points, GError **error);
+/* UUID of the domain that a user names (name or UUID). Free with g_free(). */
+char *vmb_repository_find_domain(VmbRepository *repository, const char *text, GError **error);
+
+/* The chain of one disk: [0] is @point's own, then its parent, down to the full. Elements are
+ * VmbChainLink, owned by the array; points stay owned by @points. Errors: VMB_ERROR_DAMAGE (missing
+ * or damaged parent, a loop, a parent that is not older, sizes or checkpoints that do not fit). */
+typedef struct {
+    VmbPoint *point;
+    const VmbManifestDisk *disk;
+} VmbChainLink;
+GArray *vmb_repo_chain(GPtrArray *points, VmbPoint *point, const char *disk_id, GError **error);
+
+/* Opens a file of a point for reading. Errors name the point. */
+int vmb_point_open_file(VmbPoint *point, const char *name, GError **error);

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* One pull-mode backup job: begun with a new checkpoint, ended or rolled back. */
+#pragma once
+#include "virt/domain.h"
+
+typedef struct {
+    const char *target;
+    const char *scratch;     /* path of the pre-created scratch image */
+    const char *incremental; /* name of the base checkpoint; NULL: full */
+    gboolean checkpoint;     /* the new checkpoint covers this disk */
+} VmbBackupJobDisk;
+
+typedef struct {
+    const char *socket;
+    const char *checkpoint;  /* NULL or no disk with a checkpoint: none is made */
+    const VmbBackupJobDisk *disks;
+    guint n_disks;
+} VmbBackupJobSpec;
+
+typedef struct VmbBackupJob VmbBackupJob;
+
+/* XML of the two documents; public for tests. Free with g_free(). */
+char *vmb_backup_job_xml(const VmbBackupJobSpec *spec);
+char *vmb_backup_job_checkpoint_xml(const VmbBackupJobSpec *spec);
+
+/* Makes the handle; nothing is begun yet. */
+VmbBackupJob *vmb_backup_job_new(VmbDomain *domain, const VmbBackupJobSpec *spec);
+/* virDomainBackupBegin with REUSE_EXTERNAL. Blocks up to 30 s in libvirt if another job is active, so
+ * callers check before. Even on error the job or checkpoint may exist: rollback looks. An unusable
+ * bitmap is VMB_ERROR_NO_INCREMENTAL. */
+gboolean vmb_backup_job_begin(VmbBackupJob *job, GError **error);
+/* virDomainAbortJob and waiting (events or polling by timer, at most @timeout_ns) until it is gone. */
+gboolean vmb_backup_job_end(VmbBackupJob *job, GError **error);
+/* From now on the new checkpoint belongs to a published point: rollback leaves it. */
+void vmb_backup_job_keep_checkpoint(VmbBackupJob *job);
+/* Rolls back what is left: ends the job if it is ours, deletes the new checkpoint unless kept; resumes
+ * a domain that QEMU paused for an I/O error during the job. Failures are logged. */
+void vmb_backup_job_free(VmbBackupJob *job);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbBackupJob, vmb_backup_job_free)
+
+/* Still active and ours? */
+gboolean vmb_backup_job_is_active(VmbBackupJob *job);
+/* Bytes that scratch files use now (job stats). */
+gboolean vmb_backup_job_scratch_used(VmbBackupJob *job, guint64 *bytes, GError **error);
+
+/* Ends a job of this domain whose XML names @socket, if there is one; *@ended tells. For reconciliation
+ * and the guard. */
+gboolean vmb_backup_job_end_by_socket(VmbDomain *domain, const char *socket, gboolean *ended,
+                                      GError **error);

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Connections to libvirt, its event loop, and its errors as ours. */
+#pragma once
+#include <gio/gio.h>
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
+#include "util/error.h"
+
+typedef struct VmbConnection VmbConnection;
+
+/* Opens @uri (NULL: LIBVIRT_DEFAULT_URI or qemu:///system) with keepalive, with one thread per process
+ * that runs libvirt's default event loop. libvirt's own printing of errors is off. A URI that names
+ * another host is VMB_ERROR_USAGE: sockets and images must be on this one. A driver other than QEMU is
+ * refused, as is a daemon older than 7.6. Errors: VMB_ERROR_LIBVIRT. */
+VmbConnection *vmb_connection_open(const char *uri, GError **error);
+VmbConnection *vmb_connection_ref(VmbConnection *connection);
+void vmb_connection_unref(VmbConnection *connection);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbConnection, vmb_connection_unref)
+virConnectPtr vmb_connection_handle(VmbConnection *connection);
+const char *vmb_connection_uri(VmbConnection *connection);
+/* Opens the connection anew if it is dead (libvirtd restarted); objects of the old one are void. */
+gboolean vmb_connection_reopen(VmbConnection *connection, GError **error);
+
+/* Sets @error from libvirt's last error of this thread: "MESSAGE: LIBVIRT'S TEXT". Codes that say that
+ * the connection is gone become VMB_ERROR_LIBVIRT, no such domain VMB_ERROR_DOMAIN, timeouts of a job
+ * lock VMB_ERROR_LOCKED, others @code. Returns FALSE. */
+gboolean vmb_virt_error(GError **error, VmbErrorCode code, const char *format, ...)
+    G_GNUC_PRINTF(3, 4);
+/* Code of libvirt's last error in this thread. */
+int vmb_virt_error_code(void);

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The guard: a second process that thaws the guest and ends the job when the first one cannot. */
+#pragma once
+#include "virt/connection.h"
+
+typedef struct {
+    const char *uri;
+    const char *uuid;
+    const char *socket;   /* identifies our job in its XML */
+    guint64 budget_ns;    /* freeze budget */
+    gboolean may_freeze;
+    gboolean may_pause;
+} VmbGuardSpec;
+
+typedef struct VmbGuard VmbGuard;
+
+/* Starts /proc/self/exe with the hidden verb (own session, TERM/INT/HUP ignored, nothing secret in
+ * argv, standard output and all other descriptors closed) and waits until it has connected to libvirt
+ * and set the agent's timeout. Errors: VMB_ERROR_FAILED: no backup without a guard. */
+VmbGuard *vmb_guard_start(const VmbGuardSpec *spec, GError **error);
+/* Tells the guard, and waits for its acknowledgement, that the freeze is about to be asked for: the
+ * budget runs. */
+gboolean vmb_guard_freezing(VmbGuard *guard, GError **error);
+/* The thaw was confirmed. */
+gboolean vmb_guard_thawed(VmbGuard *guard, GError **error);
+/* TRUE once the guard has thawed on its own (the budget ran out). */
+gboolean vmb_guard_fired(VmbGuard *guard);
+/* FALSE if the process has died. */
+gboolean vmb_guard_alive(VmbGuard *guard);
+/* Leaves the guard to go on alone until the agent answers (after a freeze that timed out). */
+void vmb_guard_detach(VmbGuard *guard);
+/* Tells the guard that all is done and waits for its end (bounded). Without this call, as after a
+ * crash, the end of the pipe makes the guard thaw, resume, and end the job that has our socket. */
+void vmb_guard_free(VmbGuard *guard);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbGuard, vmb_guard_free)
+
+/* The process itself: main() hands over when argv[1] is VMB_GUARD_VERB. Returns the exit status. */
+#define VMB_GUARD_VERB "--internal-guard"
+int vmb_guard_main(int argc, char **argv);

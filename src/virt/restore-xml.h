@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Turns a stored domain XML into one that fits restored files, and refuses what is dangerous. */
+#pragma once
+#include <glib.h>
+
+typedef struct {
+    const char *target;
+    const char *path;    /* absolute path of the restored disk; NULL: the disk is left out */
+    const char *format;  /* "qcow2" or "raw" */
+} VmbRestoreXmlDisk;
+
+typedef struct {
+    const VmbRestoreXmlDisk *disks; /* disks not named here (cdrom, read-only) keep their source if that
+                                       is a medium outside the backup; missing media become empty drives */
+    guint n_disks;
+    const char *nvram, *kernel, *initrd, *dtb; /* new absolute paths, or NULL: as stored */
+    const char *name;              /* new name or NULL */
+    gboolean new_identity;         /* new UUID, new MAC addresses, no genid */
+    const char *const *allow;      /* NULL-terminated names of dangerous parts that are allowed */
+} VmbRestoreXmlOptions;
+
+/* Names of dangerous parts in the XML (each once): "qemu:commandline", "emulator:/path", "hostdev",
+ * "interface:type=hostdev"..., whatever runs a program or attaches a device or file of the host that is
+ * not in the point. A GPtrArray of char *. Errors: VMB_ERROR_DAMAGE for broken XML. */
+GPtrArray *vmb_restore_xml_dangers(const char *xml, GError **error);
+
+/* The rewritten XML. Errors: VMB_ERROR_DAMAGE; VMB_ERROR_FAILED that names each dangerous part that is
+ * not allowed, and the option. Free with g_free(). */
+char *vmb_restore_xml(const char *xml, const VmbRestoreXmlOptions *options, GError **error);
