@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The story of a backup: one domain, and several of them side by side. */
+#pragma once
+#include <gio/gio.h>
+#include "repo/repository.h"
+#include "virt/quiesce.h"
+
+typedef enum { VMB_WANT_AUTO, VMB_WANT_FULL, VMB_WANT_INCREMENTAL } VmbWantedLevel;
+
+typedef struct {
+    const char *repository;      /* path */
+    const char *uri;             /* NULL: libvirt's default */
+    VmbWantedLevel level;
+    VmbQuiesceMode quiesce;
+    guint64 freeze_timeout_ns;   /* budget; at most 60 s */
+    const char *const *disks;    /* targets, NULL-terminated; NULL or empty: all */
+    const char *const *exclude;  /* targets, NULL-terminated; NULL: none */
+    int compress_level;          /* VMB_COMPRESS_NONE or zstd's level */
+    const char *scratch_dir;     /* NULL: vmb_scratch_default_dir() */
+    guint64 lock_wait_ns;
+    GCancellable *cancel;
+} VmbBackupOptions;
+
+/* What became of one domain. */
+typedef struct {
+    char *domain;          /* as the user named it, or the domain's name once known */
+    char *uuid;            /* NULL if it was not found */
+    VmbManifest *manifest; /* of the published point, or NULL */
+    GPtrArray *reasons;    /* VmbReason; also on failure */
+    GError *error;         /* NULL on success; it may be set beside a published point (a thaw that was
+                            * never confirmed, a checkpoint that is in doubt) */
+    guint64 duration_ns;
+} VmbBackupResult;
+void vmb_backup_result_free(VmbBackupResult *result);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbBackupResult, vmb_backup_result_free)
+
+/* Backs up one domain, all nine steps. Always returns a result. */
+VmbBackupResult *vmb_backup_domain(const VmbBackupOptions *options, const char *domain);
+
+/* Backs up several, at most @jobs at a time; @done (may be NULL) is called once for each, in the order
+ * of their ends, never twice at once. Domains that were not begun when @options->cancel came get a
+ * VMB_ERROR_CANCELLED result. */
+void vmb_backup_domains(const VmbBackupOptions *options, const char *const *domains, guint jobs,
+                        void (*done)(const VmbBackupResult *result, gpointer data), gpointer data);
+
+/* Names of the domains that --all means: the active ones. GPtrArray of char *. */
+GPtrArray *vmb_backup_all_domains(const char *uri, GError **error);
