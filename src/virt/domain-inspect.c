@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What a running domain and its disks are at this moment: the XML plus what libvirt and headers
+ * say. */
+#include "virt/domain.h"
+#include "virt/domain-xml.h"
+#include "virt/image-probe.h"
+#include "util/log.h"
+#include "util/units.h"
+
+#include <string.h>
+
+#define SYSTEM_TPM_DIR "/var/lib/libvirt/swtpm"
+
+/* A disk of a storage pool: the live XML names pool and volume, the pool knows the path. */
+static char *
+volume_path(virConnectPtr connection, xmlNode *source)
+{
+    g_autofree char *pool_name = vmb_xml_attribute(source, "pool");
+    g_autofree char *volume_name = vmb_xml_attribute(source, "volume");
+    if (pool_name == NULL || volume_name == NULL)
+        return NULL;
+    char *path = NULL;
+    virStoragePoolPtr pool = virStoragePoolLookupByName(connection, pool_name);
+    virStorageVolPtr volume = pool != NULL ? virStorageVolLookupByName(pool, volume_name) : NULL;
+    char *raw = volume != NULL ? virStorageVolGetPath(volume) : NULL;
+    if (raw != NULL && g_path_is_absolute(raw))
+        path = g_strdup(raw);
+    free(raw);
+    if (volume != NULL)
+        virStorageVolFree(volume);
+    if (pool != NULL)
+        virStoragePoolFree(pool);
+    return path;
+}
+
+static xmlNode *
+find_disk_node(xmlNode *devices, const char *target)
+{
+    xmlNode *node = vmb_xml_child(devices, "disk");
+    while (node != NULL && !vmb_xml_attribute_is(vmb_xml_child(node, "target"), "dev", target))
+        node = vmb_xml_next(node, "disk");
+    return node;
+}
+
+static void
+resolve_volumes(VmbDomain *domain, VmbDomainInfo *info)
+{
+    g_autoptr(VmbXml) document =
+        vmb_xml_parse(info->live_xml, "domain", "the domain's XML", VMB_ERROR_FAILED, NULL);
+    xmlNode *devices =
+        document != NULL ? vmb_xml_child(xmlDocGetRootElement(document), "devices") : NULL;
+    for (guint i = 0; i < info->disks->len; i++) {
+        VmbDiskInfo *disk = g_ptr_array_index(info->disks, i);
+        if (strcmp(disk->source_type, "volume") != 0 || disk->layers->len == 0)
+            continue;
+        VmbDiskLayer *active = g_ptr_array_index(disk->layers, 0);
+        xmlNode *node = find_disk_node(devices, disk->target);
+        if (active->path == NULL)
+            active->path = volume_path(vmb_connection_handle(vmb_domain_connection(domain)),
+                                       vmb_xml_child(node, "source"));
+    }
+}
+
+static void
+judge_bitmaps(VmbDiskInfo *disk)
+{
+    if (!disk->has_medium || disk->no_bitmaps_why != NULL)
+        return;
+    VmbDiskLayer *active = g_ptr_array_index(disk->layers, 0);
+    if (strcmp(disk->format, "qcow2") != 0) {
+        disk->no_bitmaps_why =
+            g_strdup_printf("its format is %s, and only qcow2 holds dirty bitmaps", disk->format);
+        return;
+    }
+    if (active->path == NULL) {
+        disk->no_bitmaps_why = g_strdup_printf(
+            "its image is behind a source of type '%s', where its header cannot be read",
+            disk->source_type);
+        return;
+    }
+    VmbImageProbe probe;
+    vmb_image_probe(active->path, &probe);
+    disk->bitmaps = probe.bitmaps;
+    disk->no_bitmaps_why = probe.why;
+    if (active->data_file == NULL)
+        active->data_file = g_steal_pointer(&probe.data_file);
+    g_free(probe.data_file);
+}
+
+/* Lower layers may have external data files as well; what cannot be read is left out. */
+static void
+find_data_files(VmbDiskInfo *disk)
+{
+    for (guint i = 1; i < disk->layers->len; i++) {
+        VmbDiskLayer *layer = g_ptr_array_index(disk->layers, i);
+        if (layer->path == NULL || layer->data_file != NULL || strcmp(layer->format, "qcow2") != 0)
+            continue;
+        VmbImageProbe probe;
+        vmb_image_probe(layer->path, &probe);
+        layer->data_file = probe.data_file;
+        g_free(probe.why);
+    }
+}
+
+static gboolean
+read_size(VmbDomain *domain, VmbDiskInfo *disk, GError **error)
+{
+    virDomainBlockInfo info;
+    if (!disk->has_medium)
+        return TRUE;
+    if (virDomainGetBlockInfo(vmb_domain_handle(domain), disk->target, &info, 0) < 0) {
+        gboolean matters = disk->device == VMB_DEVICE_DISK || disk->device == VMB_DEVICE_LUN;
+        return !matters ||
+               vmb_virt_error(error, VMB_ERROR_DOMAIN, "domain '%s', disk %s: cannot read its size",
+                              vmb_domain_name(domain), disk->target);
+    }
+    if (info.capacity > VMB_SIZE_MAX)
+        return vmb_error_set(
+            error, VMB_ERROR_DOMAIN,
+            "domain '%s', disk %s: %llu bytes are more than the 64 TiB that can be "
+            "backed up; leave it out with --exclude-disk %s",
+            vmb_domain_name(domain), disk->target, info.capacity, disk->target);
+    disk->size = info.capacity;
+    disk->allocation = info.allocation;
+    return TRUE;
+}
+
+/* Where swtpm keeps the state that libvirt's emulator backend gave it; see qemu_tpm.c of libvirt.
+ */
+static char *
+tpm_dir(VmbDomain *domain, xmlNode *devices)
+{
+    xmlNode *backend = vmb_xml_child(vmb_xml_child(devices, "tpm"), "backend");
+    if (!vmb_xml_attribute_is(backend, "type", "emulator"))
+        return NULL;
+    xmlNode *source = vmb_xml_child(backend, "source");
+    char *explicit_path = vmb_xml_attribute(source, "path");
+    if (explicit_path != NULL)
+        return explicit_path;
+    const char *version = vmb_xml_attribute_is(backend, "version", "1.2") ? "tpm1.2" : "tpm2";
+    g_autoptr(GUri) uri = g_uri_parse(vmb_connection_uri(vmb_domain_connection(domain)),
+                                      G_URI_FLAGS_NON_DNS | G_URI_FLAGS_PARSE_RELAXED, NULL);
+    if (uri == NULL || strcmp(g_uri_get_path(uri), "/session") != 0)
+        return g_build_filename(SYSTEM_TPM_DIR, vmb_domain_uuid(domain), version, NULL);
+    return g_build_filename(g_get_user_config_dir(), "libvirt", "qemu", "swtpm",
+                            vmb_domain_uuid(domain), version, NULL);
+}
+
+static char *
+get_xml(VmbDomain *domain, unsigned int flags, GError **error)
+{
+    char *raw = virDomainGetXMLDesc(vmb_domain_handle(domain), flags);
+    if (raw == NULL) {
+        vmb_virt_error(
+            error, VMB_ERROR_DOMAIN,
+            "cannot read the XML of the domain '%s' (a read-only connection may not see its "
+            "secrets)",
+            vmb_domain_name(domain));
+        return NULL;
+    }
+    char *xml = g_strdup(raw);
+    free(raw);
+    return xml;
+}
+
+static gboolean
+complete(VmbDomain *domain, VmbDomainInfo *info, GError **error)
+{
+    resolve_volumes(domain, info);
+    for (guint i = 0; i < info->disks->len; i++) {
+        VmbDiskInfo *disk = g_ptr_array_index(info->disks, i);
+        if (!read_size(domain, disk, error))
+            return FALSE;
+        judge_bitmaps(disk);
+        find_data_files(disk);
+    }
+    g_autoptr(VmbXml) document =
+        vmb_xml_parse(info->live_xml, "domain", "the domain's XML", VMB_ERROR_FAILED, error);
+    if (document == NULL)
+        return FALSE;
+    info->tpm_dir = tpm_dir(domain, vmb_xml_child(xmlDocGetRootElement(document), "devices"));
+    info->inactive_xml = get_xml(domain, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE, error);
+    return info->inactive_xml != NULL;
+}
+
+VmbDomainInfo *
+vmb_domain_inspect(VmbDomain *domain, GError **error)
+{
+    VmbDomainState state;
+    if (!vmb_domain_state(domain, &state, error))
+        return NULL;
+    if (!state.active) {
+        vmb_error_set(error, VMB_ERROR_DOMAIN,
+                      "the domain '%s' is shut off; start it first (`virsh start %s`)",
+                      vmb_domain_name(domain), vmb_domain_name(domain));
+        return NULL;
+    }
+    g_autofree char *live = get_xml(domain, VIR_DOMAIN_XML_SECURE, error);
+    g_autoptr(VmbDomainInfo) info = live != NULL ? vmb_domain_info_from_xml(live, error) : NULL;
+    if (info == NULL) {
+        g_prefix_error(error, "domain '%s': ", vmb_domain_name(domain));
+        return NULL;
+    }
+    if (!complete(domain, info, error))
+        return NULL;
+    return g_steal_pointer(&info);
+}

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Whether something else is at work on a domain: a backup, a migration, a block job. */
+#include "virt/domain.h"
+#include "virt/backup-xml.h"
+#include "virt/domain-xml.h"
+
+#include <string.h>
+
+/* A job that is just ending makes libvirt's answer fail for some milliseconds; it is asked again.
+ */
+#define JOB_ASK_TRIES 20
+#define JOB_ASK_PAUSE_US (50 * 1000)
+
+static const char *
+operation_name(int operation)
+{
+    switch (operation) {
+    case VIR_DOMAIN_JOB_OPERATION_START:
+        return "starting of the domain";
+    case VIR_DOMAIN_JOB_OPERATION_SAVE:
+        return "save";
+    case VIR_DOMAIN_JOB_OPERATION_RESTORE:
+        return "restore from a saved state";
+    case VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN:
+        return "incoming migration";
+    case VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
+        return "migration";
+    case VIR_DOMAIN_JOB_OPERATION_SNAPSHOT:
+        return "snapshot";
+    case VIR_DOMAIN_JOB_OPERATION_SNAPSHOT_REVERT:
+        return "return to a snapshot";
+    case VIR_DOMAIN_JOB_OPERATION_DUMP:
+        return "memory dump";
+    case VIR_DOMAIN_JOB_OPERATION_BACKUP:
+        return "backup";
+    default:
+        return "job of a kind unknown to vmbackup";
+    }
+}
+
+static const char *
+block_job_name(int type)
+{
+    switch (type) {
+    case VIR_DOMAIN_BLOCK_JOB_TYPE_PULL:
+        return "block pull";
+    case VIR_DOMAIN_BLOCK_JOB_TYPE_COPY:
+        return "block copy";
+    case VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT:
+    case VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT:
+        return "block commit";
+    default:
+        return "block job";
+    }
+}
+
+/* *@found: a backup job was there, and *@what and *@ours are set. */
+static gboolean
+ask_backup(VmbDomain *domain, const char *own_socket, gboolean *found, gboolean *ours, char **what,
+           GError **error)
+{
+    g_autofree char *socket = NULL;
+    if (!vmb_backup_xml_active(domain, found, &socket, error))
+        return FALSE;
+    if (!*found)
+        return TRUE;
+    *ours = own_socket != NULL && g_strcmp0(socket, own_socket) == 0;
+    *what = g_strdup_printf("a backup job of %s is active (%s%s); `virsh domjobabort %s` ends it",
+                            *ours ? "an earlier run of vmbackup" : "another program or run",
+                            socket != NULL ? "its NBD socket is " : "push mode or TCP",
+                            socket != NULL ? socket : "", vmb_domain_name(domain));
+    return TRUE;
+}
+
+static gboolean
+ask_job(VmbDomain *domain, char **what, GError **error)
+{
+    virTypedParameterPtr params = NULL;
+    int n = 0, type = VIR_DOMAIN_JOB_NONE, rc = -1, operation = 0;
+    for (int i = 0; i < JOB_ASK_TRIES; i++) {
+        rc = virDomainGetJobStats(vmb_domain_handle(domain), &type, &params, &n, 0);
+        if (rc == 0 || vmb_virt_error_code() != VIR_ERR_INTERNAL_ERROR)
+            break;
+        g_usleep(JOB_ASK_PAUSE_US);
+    }
+    if (rc < 0)
+        return vmb_virt_error(error, VMB_ERROR_DOMAIN,
+                              "cannot ask which job the domain '%s' is running",
+                              vmb_domain_name(domain));
+    virTypedParamsGetInt(params, n, VIR_DOMAIN_JOB_OPERATION, &operation);
+    virTypedParamsFree(params, n);
+    if (type == VIR_DOMAIN_JOB_BOUNDED || type == VIR_DOMAIN_JOB_UNBOUNDED)
+        *what = g_strdup_printf(
+            "a %s is running; wait for its end, or end it by `virsh domjobabort %s`",
+            operation_name(operation), vmb_domain_name(domain));
+    return TRUE;
+}
+
+static gboolean
+ask_block_jobs(VmbDomain *domain, char **what, GError **error)
+{
+    char *xml = virDomainGetXMLDesc(vmb_domain_handle(domain), 0);
+    if (xml == NULL)
+        return vmb_virt_error(error, VMB_ERROR_DOMAIN, "cannot read the XML of the domain '%s'",
+                              vmb_domain_name(domain));
+    g_autoptr(VmbDomainInfo) info = vmb_domain_info_from_xml(xml, error);
+    free(xml);
+    if (info == NULL)
+        return FALSE;
+    for (guint i = 0; i < info->disks->len && *what == NULL; i++) {
+        VmbDiskInfo *disk = g_ptr_array_index(info->disks, i);
+        virDomainBlockJobInfo job = {0};
+        if (!disk->has_medium ||
+            virDomainGetBlockJobInfo(vmb_domain_handle(domain), disk->target, &job, 0) <= 0)
+            continue;
+        *what = g_strdup_printf("a %s of disk %s is running; wait for its end, or end it by `virsh "
+                                "blockjob %s %s --abort`",
+                                block_job_name(job.type), disk->target, vmb_domain_name(domain),
+                                disk->target);
+    }
+    return TRUE;
+}
+
+gboolean
+vmb_domain_active_job(VmbDomain *domain, const char *own_socket, gboolean *ours, char **what,
+                      GError **error)
+{
+    gboolean mine = FALSE, found = FALSE;
+    *what = NULL;
+    if (ours != NULL)
+        *ours = FALSE;
+    if (!ask_backup(domain, own_socket, &found, &mine, what, error))
+        return FALSE;
+    if (ours != NULL)
+        *ours = mine;
+    if (found)
+        return TRUE;
+    return ask_job(domain, what, error) && (*what != NULL || ask_block_jobs(domain, what, error));
+}
