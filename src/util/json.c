@@ -90,6 +90,18 @@ vmb_json_get_uint(VmbJson *object, const char *key, guint64 *value, GError **err
 }
 
 gboolean
+vmb_json_get_int(VmbJson *object, const char *key, gint64 *value, GError **error)
+{
+    VmbJson *member = NULL;
+    if (!get(object, key, json_type_int, &member, error))
+        return FALSE;
+    *value = json_object_get_int64(member);
+    if (*value > 0 && json_object_get_uint64(member) != (guint64)*value)
+        return vmb_error_set(error, VMB_ERROR_DAMAGE, "member '%s' is too large", key);
+    return TRUE;
+}
+
+gboolean
 vmb_json_get_bool(VmbJson *object, const char *key, gboolean *value, GError **error)
 {
     VmbJson *member = NULL;

@@ -15,6 +15,7 @@ VmbJson *vmb_json_parse(const char *text, gsize length, GError **error);
  * names the key. Strings and objects are borrowed. */
 gboolean vmb_json_get_string(VmbJson *object, const char *key, const char **value, GError **error);
 gboolean vmb_json_get_uint(VmbJson *object, const char *key, guint64 *value, GError **error);
+gboolean vmb_json_get_int(VmbJson *object, const char *key, gint64 *value, GError **error);
 gboolean vmb_json_get_bool(VmbJson *object, const char *key, gboolean *value, GError **error);
 gboolean vmb_json_get_array(VmbJson *object, const char *key, VmbJson **value, GError **error);
 gboolean vmb_json_get_object(VmbJson *object, const char *key, VmbJson **value, GError **error);

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Limits that the manifest's writer and readers share; nobody else needs them. */
+#pragma once
+#include "repo/manifest.h"
+
+#define VMB_MANIFEST_FORMAT 1
+#define VMB_MANIFEST_MAX_BYTES (64 * 1024 * 1024)
+#define VMB_MANIFEST_MAX_ELEMENTS 4096u          /* of disks, skipped, files, layers */
+#define VMB_MANIFEST_MAX_REASONS 65536u
+#define VMB_SEQUENCE_MAX (G_GUINT64_CONSTANT(1) << 53) /* what any JSON reader holds exactly */
+
+/* What one disk's numbers and the lists of a manifest must fulfil among themselves.
+ * Errors: VMB_ERROR_DAMAGE. */
+gboolean vmb_manifest_check_disk(const VmbManifestDisk *disk, GError **error);
+gboolean vmb_manifest_check(const VmbManifest *manifest, GError **error);
