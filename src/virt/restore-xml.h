@@ -5,25 +5,30 @@
 
 typedef struct {
     const char *target;
-    const char *path;    /* absolute path of the restored disk; NULL: the disk is left out */
-    const char *format;  /* "qcow2" or "raw" */
+    const char *path;   /* absolute path of the restored disk; NULL: the disk is left out */
+    const char *format; /* "qcow2" or "raw" */
 } VmbRestoreXmlDisk;
 
 typedef struct {
-    const VmbRestoreXmlDisk *disks; /* disks not named here (cdrom, read-only) keep their source if that
-                                       is a medium outside the backup; missing media become empty drives */
+    const VmbRestoreXmlDisk
+        *disks; /* disks not named here (cdrom, read-only) keep their source if that
+                   is a medium outside the backup; missing media become empty drives */
     guint n_disks;
     const char *nvram, *kernel, *initrd, *dtb; /* new absolute paths, or NULL: as stored */
-    const char *name;              /* new name or NULL */
-    gboolean new_identity;         /* new UUID, new MAC addresses, no genid */
-    const char *const *allow;      /* NULL-terminated names of dangerous parts that are allowed */
+    const char *name;                          /* new name or NULL */
+    gboolean new_identity;                     /* new UUID and new MAC addresses */
+    gboolean keep_uuid, keep_macs;             /* exceptions from new_identity */
+    const char *const *allow; /* NULL-terminated names of dangerous parts that are allowed */
 } VmbRestoreXmlOptions;
 
 /* Names of dangerous parts in the XML (each once): "qemu:commandline", "emulator:/path", "hostdev",
- * "interface:type=hostdev"..., whatever runs a program or attaches a device or file of the host that is
- * not in the point. A GPtrArray of char *. Errors: VMB_ERROR_DAMAGE for broken XML. */
+ * "interface:type=hostdev"..., whatever runs a program or attaches a device or file of the host
+ * that is not in the point. What a point can hold (writable disks, NVRAM, kernel, initrd, dtb) is
+ * not named. A GPtrArray of char *. Errors: VMB_ERROR_DAMAGE for broken XML. */
 GPtrArray *vmb_restore_xml_dangers(const char *xml, GError **error);
 
-/* The rewritten XML. Errors: VMB_ERROR_DAMAGE; VMB_ERROR_FAILED that names each dangerous part that is
- * not allowed, and the option. Free with g_free(). */
+/* The rewritten XML: an inactive definition. A generation id is always replaced by a new one,
+ * because a restored guest must notice that it went back in time. Applying it twice changes nothing
+ * more, random values aside. Errors: VMB_ERROR_DAMAGE; VMB_ERROR_FAILED that names each dangerous
+ * part that is not allowed, and the option. Free with g_free(). */
 char *vmb_restore_xml(const char *xml, const VmbRestoreXmlOptions *options, GError **error);
