@@ -13,12 +13,13 @@ gboolean vmb_checkpoint_exists(VmbDomain *domain, const char *name, gboolean *ex
 /* Targets (char *) whose bitmap the checkpoint holds by its XML. */
 GPtrArray *vmb_checkpoint_targets(VmbDomain *domain, const char *name, GError **error);
 
-/* Whether each of @targets could be read incrementally from checkpoint @name: a redefinition with
- * VALIDATE, disk by disk (LIBVIRT: error VIR_ERR_CHECKPOINT_INCONSISTENT -> not usable). It changes
- * nothing for the guest. @usable: gboolean[n]. */
+/* Whether each of @targets could be read incrementally from checkpoint @name: its bitmap is there and
+ * consistent in the disk's present image. Harmless for guest, bitmaps and metadata; the domain must be
+ * active. @usable: gboolean[n]. Errors: VMB_ERROR_NO_INCREMENTAL if libvirt does not know the name. */
 gboolean vmb_checkpoint_validate(VmbDomain *domain, const char *name, const char *const *targets,
                                  gboolean *usable, GError **error);
 
-/* Deletes checkpoint and bitmaps. An unknown name is success. A checkpoint whose bitmap is missing is
- * deleted as metadata only; so is one of a shut-off domain only if @metadata_only_when_off. */
+/* Deletes checkpoint and bitmaps; survives a restart of the daemon. An unknown name is success. Where a
+ * bitmap is missing, the other disks' bitmaps and then the record are deleted. For a shut-off domain it
+ * is VMB_ERROR_DOMAIN and nothing is done: its bitmaps could not be deleted, and would be orphans. */
 gboolean vmb_checkpoint_delete(VmbDomain *domain, const char *name, GError **error);
