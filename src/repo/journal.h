@@ -15,6 +15,8 @@ typedef struct {
     gint64 time_ns;
     gint64 pid;
     char *point;        /* id of the point in the making */
+    char **stale;       /* NULL-terminated names of checkpoints of earlier runs that are still to be
+                         * deleted; NULL: none. A journal may hold nothing else (nonce NULL). */
 } VmbJournal;
 
 void vmb_journal_free(VmbJournal *journal);

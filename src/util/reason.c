@@ -27,6 +27,8 @@ static const struct {
         "A layer below the active image changed; the bitmap sees only the active layer."},
     [VMB_REASON_PARENT_DAMAGED] = {"parent-damaged", TRUE,
         "The newest point's image or digests cannot be read, so nothing can build on them."},
+    [VMB_REASON_CHAIN_LIMIT] = {"chain-limit", FALSE,
+        "The disk's chain has reached its greatest length, so a new one begins."},
     [VMB_REASON_CDROM] = {"cdrom", FALSE, "A cdrom is not backed up."},
     [VMB_REASON_FLOPPY] = {"floppy", FALSE, "A floppy is not backed up."},
     [VMB_REASON_READ_ONLY] = {"read-only", FALSE, "A read-only disk is not backed up."},

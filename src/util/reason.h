@@ -14,6 +14,7 @@ typedef enum {
     VMB_REASON_SOURCE_CHANGED,
     VMB_REASON_LAYER_CHANGED,
     VMB_REASON_PARENT_DAMAGED,
+    VMB_REASON_CHAIN_LIMIT,
     /* why a disk is not in the point */
     VMB_REASON_CDROM,
     VMB_REASON_FLOPPY,

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Step 8 of a backup: each disk of the running job, one after the other. */
+#include "job/backup-run.h"
+#include "job/chain-files.h"
+#include "job/disk-backup.h"
+#include "job/save-config.h"
+#include "util/error.h"
+#include "util/units.h"
+
+static VmbManifestDisk *
+describe(const VmbBackupRun *run, const VmbPlanDisk *plan)
+{
+    VmbManifestDisk *disk = vmb_manifest_disk_new();
+    const VmbDiskInfo *info = plan->info;
+    gboolean incremental = plan->level == VMB_LEVEL_INCREMENTAL;
+    disk->target = g_strdup(info->target);
+    disk->id = g_strdup(info->id);
+    disk->bus = g_strdup(info->bus);
+    disk->serial = g_strdup(info->serial);
+    disk->size = info->size;
+    disk->level = plan->level;
+    disk->method = incremental ? VMB_METHOD_BITMAP : VMB_METHOD_FULL;
+    disk->reason = plan->reason;
+    disk->parent = incremental ? g_strdup(plan->parent->id) : NULL;
+    disk->base_checkpoint = incremental ? g_strdup(plan->parent_disk->checkpoint) : NULL;
+    disk->checkpoint = info->bitmaps ? g_strdup(run->checkpoint) : NULL;
+    g_clear_pointer(&disk->layers, g_ptr_array_unref);
+    disk->layers = g_ptr_array_ref(plan->layers);
+    disk->image = g_strconcat(info->target, ".qcow2", NULL);
+    disk->digests = g_strconcat(info->target, ".digests", NULL);
+    return disk;
+}
+
+static void
+end_job_of_stalled_run(gpointer data)
+{
+    VmbBackupRun *run = data;
+    vmb_backup_job_end(run->job, NULL);
+}
+
+static gboolean
+read_disk(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *base,
+          VmbManifestDisk *entry, GError **error)
+{
+    VmbDiskBackup backup = *base;
+    g_autoptr(GArray) links = NULL;
+    g_autoptr(VmbChainFiles) parent = NULL;
+    g_autofree char *context = NULL, *backing = NULL;
+    guint64 contradicted = 0;
+    if (plan->level == VMB_LEVEL_INCREMENTAL) {
+        links = vmb_repo_chain(run->points, plan->parent, plan->info->id, error);
+        if (links == NULL)
+            return FALSE;
+        parent = vmb_chain_files_open(links, run->result->domain, FALSE, FALSE, error);
+        if (parent == NULL)
+            return FALSE;
+        context = g_strdup_printf("qemu:dirty-bitmap:backup-%s", plan->info->target);
+        backing = g_strdup_printf("../%s/%s", plan->parent->id, plan->parent_disk->image);
+        backup.dirty_context = context;
+        backup.parent = vmb_chain_files_chain(parent);
+        backup.parent_size = plan->parent_disk->size;
+        backup.backing_file = backing;
+        if (plan->parent_disk->size != plan->info->size)
+            vmb_reason_add(run->reasons, VMB_REASON_RESIZED, plan->info->target,
+                           "%s: disk %s has %" G_GUINT64_FORMAT " bytes now, and had %"
+                           G_GUINT64_FORMAT, run->result->domain, plan->info->target,
+                           plan->info->size, plan->parent_disk->size);
+    }
+    if (!vmb_disk_backup(&backup, entry, &contradicted, error))
+        return FALSE;
+    if (contradicted > 0)
+        vmb_reason_add(run->reasons, VMB_REASON_BITMAP_CONTRADICTED, plan->info->target,
+                       "%s: disk %s: %" G_GUINT64_FORMAT " bytes read as zero although the bitmap "
+                       "says that they did not change; they are stored as zero",
+                       run->result->domain, plan->info->target, contradicted);
+    return TRUE;
+}
+
+static gboolean
+back_up_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
+{
+    g_autoptr(VmbManifestDisk) entry = describe(run, plan);
+    g_autofree char *label =
+        g_strdup_printf("%s disk %s", run->result->domain, plan->info->target);
+    g_auto(VmbFd) image = vmb_transaction_create(run->transaction, entry->image, error);
+    if (image < 0)
+        return FALSE;
+    g_auto(VmbFd) digests = vmb_transaction_create(run->transaction, entry->digests, error);
+    if (digests < 0)
+        return FALSE;
+    VmbDiskBackup backup = {.label = label,
+                            .socket = run->scratch->socket,
+                            .export_name = plan->info->target,
+                            .size = plan->info->size,
+                            .image_fd = image,
+                            .digests_fd = digests,
+                            .compress_level = run->options->compress_level,
+                            .cancel = run->stop,
+                            .on_stall = end_job_of_stalled_run,
+                            .stall_data = run,
+                            .progress = run->progress};
+    if (!read_disk(run, plan, &backup, entry, error))
+        return FALSE;
+    g_ptr_array_add(run->manifest->disks, g_steal_pointer(&entry));
+    return TRUE;
+}
+
+gboolean
+vmb_backup_read_disks(VmbBackupRun *run, GError **error)
+{
+    GPtrArray *disks = run->plan->disks;
+    vmb_progress_phase(run->progress, "reading");
+    for (guint i = 0; i < disks->len; i++)
+        vmb_progress_add_total(run->progress,
+                               vmb_round_up(((VmbPlanDisk *)disks->pdata[i])->info->size, 512));
+    if (!vmb_save_tpm(run->transaction, run->manifest, run->info, run->result->domain,
+                      run->reasons, error))
+        return FALSE;
+    for (guint i = 0; i < disks->len; i++)
+        if (!back_up_disk(run, disks->pdata[i], error))
+            return FALSE;
+    return TRUE;
+}

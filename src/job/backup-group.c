@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Several domains, some at a time; one that fails does not stop the others. */
+#include "job/backup.h"
+#include "util/error.h"
+
+typedef struct {
+    const VmbBackupOptions *options;
+    void (*done)(const VmbBackupResult *, gpointer);
+    gpointer data;
+    GMutex lock;
+} Group;
+
+static VmbBackupResult *
+not_begun(const char *domain)
+{
+    VmbBackupResult *result = g_new0(VmbBackupResult, 1);
+    result->domain = g_strdup(domain);
+    result->reasons = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_reason_free);
+    vmb_error_set(&result->error, VMB_ERROR_CANCELLED,
+                  "%s: cancelled before its backup began; nothing was changed", domain);
+    return result;
+}
+
+static void
+back_up(gpointer domain, gpointer user)
+{
+    Group *group = user;
+    g_autoptr(VmbBackupResult) result = g_cancellable_is_cancelled(group->options->cancel)
+                                            ? not_begun(domain)
+                                            : vmb_backup_domain(group->options, domain);
+    g_mutex_lock(&group->lock);
+    if (group->done != NULL)
+        group->done(result, group->data);
+    g_mutex_unlock(&group->lock);
+}
+
+void
+vmb_backup_domains(const VmbBackupOptions *options, const char *const *domains, guint jobs,
+                   void (*done)(const VmbBackupResult *result, gpointer data), gpointer data)
+{
+    Group group = {.options = options, .done = done, .data = data};
+    g_mutex_init(&group.lock);
+    GThreadPool *pool = g_thread_pool_new(back_up, &group, (gint)MAX(jobs, 1), FALSE, NULL);
+    for (guint i = 0; domains[i] != NULL; i++)
+        g_thread_pool_push(pool, (gpointer)domains[i], NULL);
+    g_thread_pool_free(pool, FALSE, TRUE);
+    g_mutex_clear(&group.lock);
+}
+
+GPtrArray *
+vmb_backup_all_domains(const char *uri, GError **error)
+{
+    g_autoptr(VmbConnection) connection = vmb_connection_open(uri, error);
+    return connection != NULL ? vmb_domain_list(connection, TRUE, error) : NULL;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What one run of a backup holds, and how it lets go of it. Shared by the files of the backup story. */
+#pragma once
+#include "job/backup.h"
+#include "job/plan.h"
+#include "job/scratch.h"
+#include "repo/lock.h"
+#include "repo/transaction.h"
+#include "util/progress.h"
+#include "virt/backup-job.h"
+#include "virt/guard.h"
+
+typedef struct {
+    const VmbBackupOptions *options;
+    VmbBackupResult *result;      /* borrowed; its reasons are the run's */
+    GPtrArray *reasons;           /* the same array */
+    GCancellable *stop;           /* cancelled with options->cancel and by the scratch watch */
+    gulong stop_handler;
+    VmbProgress *progress;
+    /* step 1 */
+    VmbRepository *repository;
+    VmbConnection *connection;
+    VmbDomain *domain;
+    VmbLock *host_lock, *lock;
+    VmbRepoDomain *repo_domain;
+    /* steps 2 and 3 */
+    GPtrArray *points;
+    char **stale;                 /* checkpoints of dead runs that are still to be deleted */
+    VmbDomainInfo *info;
+    gboolean was_paused;
+    VmbPlan *plan;
+    /* steps 4 to 7 */
+    VmbManifest *manifest;
+    VmbTransaction *transaction;
+    VmbScratch *scratch;
+    char *nonce, *checkpoint;
+    gboolean journal_written;
+    VmbGuard *guard;
+    VmbBackupJobDisk *job_disks;
+    VmbBackupJob *job;
+    VmbScratchWatch *watch;
+    VmbPublished published;
+} VmbBackupRun;
+
+/* Rolls back whatever has not been published, in the reverse order of its making. */
+void vmb_backup_run_clear(VmbBackupRun *run);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(VmbBackupRun, vmb_backup_run_clear)
+
+/* Step 7: journal, scratch, guard, freeze, job, thaw. */
+gboolean vmb_backup_start_job(VmbBackupRun *run, GError **error);
+/* Step 8: all disks of the plan. */
+gboolean vmb_backup_read_disks(VmbBackupRun *run, GError **error);
+/* Step 9: ends the job, publishes, deletes checkpoints that nobody needs any more. */
+gboolean vmb_backup_publish(VmbBackupRun *run, GError **error);

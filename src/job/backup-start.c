@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Step 5 to 7 of a backup: scratch, journal, guard, freeze, job, thaw. */
+#include "job/backup-run.h"
+#include "repo/journal.h"
+#include "util/error.h"
+#include "util/fault.h"
+#include "util/units.h"
+
+#include <unistd.h>
+
+static gboolean
+may_freeze(const VmbBackupRun *run)
+{
+    return !run->was_paused && (run->options->quiesce == VMB_QUIESCE_AUTO ||
+                                run->options->quiesce == VMB_QUIESCE_REQUIRE);
+}
+
+static gboolean
+may_pause(const VmbBackupRun *run)
+{
+    return !run->was_paused && run->options->quiesce == VMB_QUIESCE_PAUSE;
+}
+
+static gboolean
+write_journal(VmbBackupRun *run, GError **error)
+{
+    VmbJournal journal = {.nonce = run->nonce,
+                          .uri = (char *)vmb_connection_uri(run->connection),
+                          .checkpoint = run->checkpoint,
+                          .socket = run->scratch->socket,
+                          .run_dir = run->scratch->run_dir,
+                          .scratch_dir = run->scratch->dir,
+                          .may_freeze = may_freeze(run),
+                          .may_pause = may_pause(run),
+                          .time_ns = vmb_units_now(),
+                          .pid = getpid(),
+                          .point = run->manifest->id,
+                          .stale = run->stale};
+    if (!vmb_journal_write(vmb_repo_domain_fd(run->repo_domain), &journal, error))
+        return FALSE;
+    run->journal_written = TRUE;
+    return vmb_fault_point("journal-written", error);
+}
+
+static gboolean
+start_guard(VmbBackupRun *run, GError **error)
+{
+    VmbGuardSpec spec = {.uri = vmb_connection_uri(run->connection),
+                         .uuid = run->result->uuid,
+                         .socket = run->scratch->socket,
+                         .budget_ns = run->options->freeze_timeout_ns,
+                         .may_freeze = may_freeze(run),
+                         .may_pause = may_pause(run)};
+    run->guard = vmb_guard_start(&spec, error);
+    return run->guard != NULL && vmb_fault_point("guard-armed", error);
+}
+
+static void
+describe_job(VmbBackupRun *run)
+{
+    GPtrArray *disks = run->plan->disks;
+    g_free(run->job_disks);
+    run->job_disks = g_new0(VmbBackupJobDisk, disks->len);
+    for (guint i = 0; i < disks->len; i++) {
+        const VmbPlanDisk *disk = disks->pdata[i];
+        run->job_disks[i].target = disk->info->target;
+        run->job_disks[i].scratch = run->scratch->paths->pdata[i];
+        run->job_disks[i].checkpoint = disk->info->bitmaps;
+        if (disk->level == VMB_LEVEL_INCREMENTAL)
+            run->job_disks[i].incremental = disk->parent_disk->checkpoint;
+    }
+    VmbBackupJobSpec spec = {run->scratch->socket, run->checkpoint, run->job_disks, disks->len};
+    run->job = vmb_backup_job_new(run->domain, &spec);
+}
+
+static void
+record_quiesce(VmbBackupRun *run, VmbQuiesce *quiesce)
+{
+    VmbManifest *manifest = run->manifest;
+    switch (vmb_quiesce_result(quiesce, &manifest->frozen_filesystems, &manifest->freeze_ns)) {
+    case VMB_QUIESCED_FILESYSTEMS:
+        manifest->consistency = VMB_CONSISTENCY_FILESYSTEM;
+        break;
+    case VMB_QUIESCED_PAUSED:
+        manifest->consistency = VMB_CONSISTENCY_PAUSED;
+        break;
+    case VMB_QUIESCED_NOT:
+        manifest->consistency =
+            run->was_paused ? VMB_CONSISTENCY_PAUSED : VMB_CONSISTENCY_CRASH;
+        break;
+    }
+}
+
+/* The guest is released before anything else is thought about. */
+static gboolean
+freeze_begin_thaw(VmbBackupRun *run, GError **error)
+{
+    g_autoptr(GError) leave_error = NULL;
+    g_autoptr(VmbQuiesce) quiesce = vmb_quiesce_new(
+        run->domain, run->options->quiesce, run->options->freeze_timeout_ns, run->guard);
+    if (!vmb_quiesce_enter(quiesce, run->reasons, error))
+        return FALSE;
+    run->manifest->time_ns = vmb_units_now();
+    gboolean begun = vmb_backup_job_begin(run->job, error);
+    gboolean left = vmb_quiesce_leave(quiesce, run->reasons, &leave_error);
+    if (!begun)
+        return FALSE;
+    if (!left) {
+        g_propagate_error(error, g_steal_pointer(&leave_error));
+        return FALSE;
+    }
+    record_quiesce(run, quiesce);
+    return TRUE;
+}
+
+static gboolean
+begin_job(VmbBackupRun *run, GError **error)
+{
+    g_autoptr(GError) first = NULL;
+    describe_job(run);
+    if (freeze_begin_thaw(run, &first))
+        return TRUE;
+    if (!g_error_matches(first, VMB_ERROR, VMB_ERROR_NO_INCREMENTAL)) {
+        g_propagate_error(error, g_steal_pointer(&first));
+        return FALSE;
+    }
+    /* The bitmaps were validated, and yet one is refused: once more, without them. */
+    g_clear_pointer(&run->job, vmb_backup_job_free);
+    if (!vmb_plan_give_up_bitmaps(run->plan, run->options, run->reasons, error))
+        return FALSE;
+    describe_job(run);
+    return freeze_begin_thaw(run, error);
+}
+
+/* Between inspection and the start of the job somebody may have changed the disks. */
+static gboolean
+check_disks_unchanged(VmbBackupRun *run, GError **error)
+{
+    g_autoptr(VmbDomainInfo) now = vmb_domain_inspect(run->domain, error);
+    if (now == NULL)
+        return FALSE;
+    g_autofree char *changed = vmb_domain_info_compare_disks(run->info, now);
+    if (changed != NULL)
+        vmb_reason_add(run->reasons, VMB_REASON_DISKS_CHANGED, NULL,
+                       "%s: these disks changed while the backup began: %s", run->result->domain,
+                       changed);
+    return TRUE;
+}
+
+gboolean
+vmb_backup_start_job(VmbBackupRun *run, GError **error)
+{
+    vmb_progress_phase(run->progress, "starting the job");
+    run->scratch = vmb_scratch_new(run->options->scratch_dir, run->nonce, run->plan, error);
+    if (run->scratch == NULL ||
+        !vmb_scratch_check_space(run->scratch, run->plan, run->result->domain, run->reasons,
+                                 error) ||
+        !write_journal(run, error) ||
+        !vmb_scratch_create(run->scratch, run->plan, run->info, error) ||
+        !start_guard(run, error))
+        return FALSE;
+    if (!begin_job(run, error))
+        return FALSE;
+    run->watch = vmb_scratch_watch_start(run->scratch, run->domain, run->stop);
+    return check_disks_unchanged(run, error);
+}

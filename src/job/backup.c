@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The story of a backup of one domain, from its locks to its report. */
+#include "job/backup-run.h"
+#include "job/reconcile.h"
+#include "job/save-config.h"
+#include "repo/journal.h"
+#include "util/error.h"
+#include "util/fault.h"
+#include "util/log.h"
+#include "util/units.h"
+#include "virt/checkpoint.h"
+#include "virt/guest-facts.h"
+
+#include <string.h>
+
+#define GUEST_FACTS_TIMEOUT_S 5
+
+void
+vmb_backup_result_free(VmbBackupResult *result)
+{
+    if (result == NULL)
+        return;
+    g_free(result->domain);
+    g_free(result->uuid);
+    vmb_manifest_free(result->manifest);
+    g_ptr_array_unref(result->reasons);
+    g_clear_error(&result->error);
+    g_free(result);
+}
+
+/* ---- letting go ---- */
+
+/* The journal may go once nothing that it names is left. */
+static void
+clear_journal_after_rollback(VmbBackupRun *run)
+{
+    g_autoptr(GError) error = NULL;
+    gboolean exists = TRUE;
+    int fd = vmb_repo_domain_fd(run->repo_domain);
+    if (!run->journal_written)
+        return;
+    if (!vmb_checkpoint_exists(run->domain, run->checkpoint, &exists, &error) || exists)
+        return;
+    VmbJournal rest = {.stale = run->stale};
+    gboolean ok = run->stale != NULL ? vmb_journal_write(fd, &rest, &error)
+                                     : vmb_journal_clear(fd, &error);
+    if (!ok)
+        vmb_warning("%s; the next run tidies up", error->message);
+}
+
+void
+vmb_backup_run_clear(VmbBackupRun *run)
+{
+    g_clear_pointer(&run->watch, vmb_scratch_watch_free);
+    g_clear_pointer(&run->job, vmb_backup_job_free);
+    g_clear_pointer(&run->guard, vmb_guard_free);
+    g_clear_pointer(&run->scratch, vmb_scratch_free);
+    g_clear_pointer(&run->transaction, vmb_transaction_free);
+    if (run->published == VMB_UNPUBLISHED)
+        clear_journal_after_rollback(run);
+    g_clear_pointer(&run->job_disks, g_free);
+    g_clear_pointer(&run->nonce, g_free);
+    g_clear_pointer(&run->checkpoint, g_free);
+    g_clear_pointer(&run->manifest, vmb_manifest_free);
+    g_clear_pointer(&run->plan, vmb_plan_free);
+    g_clear_pointer(&run->info, vmb_domain_info_free);
+    g_clear_pointer(&run->stale, g_strfreev);
+    g_clear_pointer(&run->points, g_ptr_array_unref);
+    g_clear_pointer(&run->repo_domain, vmb_repo_domain_free);
+    g_clear_pointer(&run->lock, vmb_lock_free);
+    g_clear_pointer(&run->host_lock, vmb_lock_free);
+    g_clear_pointer(&run->domain, vmb_domain_unref);
+    g_clear_pointer(&run->connection, vmb_connection_unref);
+    g_clear_pointer(&run->repository, vmb_repository_free);
+    g_clear_pointer(&run->progress, vmb_progress_free);
+    if (run->stop_handler != 0)
+        g_cancellable_disconnect(run->options->cancel, run->stop_handler);
+    g_clear_object(&run->stop);
+}
+
+/* ---- steps 1 to 3 ---- */
+
+static gboolean
+find_domain(VmbBackupRun *run, const char *name, GError **error)
+{
+    VmbDomainState state;
+    run->repository = vmb_repository_open(run->options->repository, error);
+    if (run->repository == NULL || !vmb_repository_check_writable(run->repository, error))
+        return FALSE;
+    run->connection = vmb_connection_open(run->options->uri, error);
+    if (run->connection == NULL)
+        return FALSE;
+    run->domain = vmb_domain_lookup(run->connection, name, error);
+    if (run->domain == NULL || !vmb_domain_state(run->domain, &state, error))
+        return FALSE;
+    g_free(run->result->domain);
+    run->result->domain = g_strdup(vmb_domain_name(run->domain));
+    run->result->uuid = g_strdup(vmb_domain_uuid(run->domain));
+    run->was_paused = state.paused;
+    if (!state.active)
+        return vmb_error_set(error, VMB_ERROR_DOMAIN,
+                             "domain %s is shut off, and only running domains can be backed up; "
+                             "nothing was changed. Start it (`virsh start %s`) and run the backup "
+                             "again", run->result->domain, run->result->domain);
+    return TRUE;
+}
+
+static gboolean
+take_locks(VmbBackupRun *run, GError **error)
+{
+    const VmbBackupOptions *options = run->options;
+    g_autofree char *what = g_strdup_printf("domain %s", run->result->domain);
+    g_autofree char *part = g_strdup_printf("domain %s in the repository", run->result->domain);
+    run->host_lock = vmb_lock_take_host(run->result->uuid, options->lock_wait_ns, what, run->stop,
+                                        error);
+    if (run->host_lock == NULL)
+        return FALSE;
+    run->repo_domain = vmb_repo_domain_open(run->repository, run->result->uuid, TRUE, error);
+    if (run->repo_domain == NULL)
+        return FALSE;
+    run->lock = vmb_lock_take(vmb_repo_domain_fd(run->repo_domain), "lock", TRUE,
+                              options->lock_wait_ns, part, run->stop, error);
+    return run->lock != NULL && vmb_fault_point("backup-locked", error);
+}
+
+static gboolean
+reconcile(VmbBackupRun *run, GError **error)
+{
+    gboolean ours = FALSE;
+    g_autofree char *what = NULL;
+    run->points = vmb_repo_domain_points(run->repo_domain, error);
+    if (run->points == NULL ||
+        !vmb_reconcile(run->repo_domain, run->domain, run->points, run->reasons, &run->stale,
+                       error))
+        return FALSE;
+    if (!vmb_domain_active_job(run->domain, NULL, &ours, &what, error))
+        return FALSE;
+    if (what != NULL)
+        return vmb_error_set(error, VMB_ERROR_LOCKED,
+                             "domain %s is busy: %s. Nothing was changed; run the backup again "
+                             "when that has ended", run->result->domain, what);
+    return vmb_fault_point("backup-reconciled", error);
+}
+
+static gboolean
+inspect(VmbBackupRun *run, GError **error)
+{
+    run->info = vmb_domain_inspect(run->domain, error);
+    if (run->info == NULL)
+        return FALSE;
+    run->plan = vmb_plan_new(run->options, run->domain, run->info, run->points, run->reasons,
+                             error);
+    return run->plan != NULL && vmb_fault_point("backup-inspected", error);
+}
+
+/* ---- step 4 ---- */
+
+static gboolean
+begin_manifest(VmbBackupRun *run, GError **error)
+{
+    VmbManifest *manifest = run->manifest = vmb_manifest_new();
+    manifest->repository = g_strdup(vmb_repository_id(run->repository));
+    manifest->tool = g_strdup("vmbackup " VMB_VERSION);
+    manifest->host = g_strdup(g_get_host_name());
+    manifest->domain = g_strdup(run->result->domain);
+    manifest->uuid = g_strdup(run->result->uuid);
+    VmbDomainState state;
+    if (!vmb_domain_state(run->domain, &state, error))
+        return FALSE;
+    manifest->transient = !state.persistent;
+    manifest->quiesce = g_strdup(vmb_quiesce_mode_name(run->options->quiesce));
+    g_clear_pointer(&manifest->reasons, g_ptr_array_unref);
+    manifest->reasons = g_ptr_array_ref(run->reasons);
+    g_clear_pointer(&manifest->skipped, g_ptr_array_unref);
+    manifest->skipped = g_ptr_array_ref(run->plan->skipped);
+    manifest->time_ns = vmb_units_now();
+    manifest->id = vmb_transaction_new_id(run->repo_domain, manifest->time_ns);
+    run->checkpoint = vmb_checkpoint_new_name(manifest->repository);
+    /* The random digits of the name are this run's nonce as well. */
+    run->nonce = g_strdup(strrchr(run->checkpoint, '-') + 1);
+    return vmb_repo_domain_next_sequence(run->repo_domain, &manifest->sequence, error);
+}
+
+/* A guest without an agent is no news here: quiescing says what that means for the point. */
+static void
+ask_guest(VmbBackupRun *run)
+{
+    g_autoptr(GError) error = NULL;
+    if (!run->info->agent_connected || run->was_paused)
+        return;
+    run->manifest->guest = vmb_guest_facts(run->domain, GUEST_FACTS_TIMEOUT_S, &error);
+    if (run->manifest->guest == NULL)
+        vmb_reason_add(run->reasons, VMB_REASON_GUEST_FACTS_MISSING, NULL,
+                       "%s: no facts from the guest: %s", run->result->domain, error->message);
+}
+
+static gboolean
+stage_config(VmbBackupRun *run, GError **error)
+{
+    run->transaction = vmb_transaction_begin(run->repo_domain, error);
+    if (run->transaction == NULL || !begin_manifest(run, error))
+        return FALSE;
+    ask_guest(run);
+    return vmb_save_config(run->transaction, run->manifest, run->info, run->result->domain,
+                           run->reasons, error);
+}
+
+/* ---- the whole ---- */
+
+static gboolean
+check_cancelled(VmbBackupRun *run, GError **error)
+{
+    return !g_cancellable_is_cancelled(run->stop) ||
+           vmb_error_set(error, VMB_ERROR_CANCELLED,
+                         "%s: the backup was cancelled; nothing was kept of it and older points "
+                         "are intact", run->result->domain);
+}
+
+static gboolean
+run_steps(VmbBackupRun *run, const char *name, GError **error)
+{
+    return find_domain(run, name, error) && take_locks(run, error) && reconcile(run, error) &&
+           inspect(run, error) && stage_config(run, error) && check_cancelled(run, error) &&
+           vmb_backup_start_job(run, error) && check_cancelled(run, error) &&
+           vmb_backup_read_disks(run, error) && check_cancelled(run, error) &&
+           vmb_backup_publish(run, error);
+}
+
+/* What stopped the run says more than the read error that followed from it. */
+static void
+explain_error(VmbBackupRun *run, GError **error)
+{
+    VmbDomainState state;
+    GError *cause = NULL;
+    if (*error == NULL)
+        return;
+    if (run->watch != NULL && vmb_scratch_watch_fired(run->watch, &cause)) {
+        g_clear_error(error);
+        *error = cause;
+    } else if (run->options->cancel != NULL && g_cancellable_is_cancelled(run->options->cancel)) {
+        g_clear_error(error);
+        check_cancelled(run, error);
+    } else if (run->job != NULL && vmb_domain_state(run->domain, &state, NULL) && !state.active) {
+        g_prefix_error(error,
+                       "domain %s was shut down while it was backed up, and the job ended with it; "
+                       "nothing was kept of this run, older points are intact. What failed: ",
+                       run->result->domain);
+    }
+}
+
+static void
+forward_cancel(GCancellable *cancel, gpointer data)
+{
+    g_cancellable_cancel(data);
+}
+
+VmbBackupResult *
+vmb_backup_domain(const VmbBackupOptions *options, const char *name)
+{
+    g_autoptr(VmbBackupResult) result = g_new0(VmbBackupResult, 1);
+    guint64 start = vmb_units_monotonic();
+    result->domain = g_strdup(name);
+    result->reasons = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_reason_free);
+    {
+        g_auto(VmbBackupRun) run = {.options = options, .result = result};
+        run.reasons = result->reasons;
+        run.stop = g_cancellable_new();
+        run.progress = vmb_progress_new(name);
+        if (options->cancel != NULL)
+            run.stop_handler = g_cancellable_connect(options->cancel, G_CALLBACK(forward_cancel),
+                                                     run.stop, NULL);
+        if (!run_steps(&run, name, &result->error))
+            explain_error(&run, &result->error);
+        if (run.published != VMB_UNPUBLISHED)
+            result->manifest = g_steal_pointer(&run.manifest);
+    }
+    result->duration_ns = vmb_units_monotonic() - start;
+    return g_steal_pointer(&result);
+}

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The files behind a disk of a point, opened by the manifests and checked against them. */
+#include "job/chain-files.h"
+#include "util/error.h"
+#include "util/text.h"
+#include "util/units.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct VmbChainFiles {
+    guint n_fds;
+    int *image_fds, *digest_fds;
+    VmbChain *chain;
+};
+
+void
+vmb_chain_files_free(VmbChainFiles *files)
+{
+    if (files == NULL)
+        return;
+    vmb_chain_free(files->chain);
+    for (guint i = 0; i < files->n_fds; i++) {
+        vmb_fd_clear(&files->image_fds[i]);
+        vmb_fd_clear(&files->digest_fds[i]);
+    }
+    g_free(files->image_fds);
+    g_free(files->digest_fds);
+    g_free(files);
+}
+
+VmbChain *
+vmb_chain_files_chain(VmbChainFiles *files)
+{
+    return files->chain;
+}
+
+int
+vmb_chain_files_image_fd(VmbChainFiles *files)
+{
+    return files->image_fds[0];
+}
+
+static int
+open_checked(VmbPoint *point, const char *name, guint64 size, const char *label, GError **error)
+{
+    g_auto(VmbFd) fd = vmb_point_open_file(point, name, error);
+    struct stat st;
+    if (fd < 0)
+        return -1;
+    if (fstat(fd, &st) < 0) {
+        vmb_error_errno(error, errno, "%s: cannot stat %s", label, name);
+        return -1;
+    }
+    if (!S_ISREG(st.st_mode) || (guint64)st.st_size != size) {
+        vmb_error_set(error, VMB_ERROR_DAMAGE,
+                      "%s: %s has %" G_GUINT64_FORMAT " bytes, but the manifest says %"
+                      G_GUINT64_FORMAT, label, name, (guint64)st.st_size, size);
+        return -1;
+    }
+    return vmb_fd_steal(&fd);
+}
+
+/* Nobody follows the name in the header, but one that disagrees with the manifest is damage. The name of
+ * the parent's file is only known with the parent at hand. */
+static gboolean
+backing_agrees(const char *backing, const VmbManifestDisk *disk, const VmbChainLink *parent)
+{
+    if (disk->parent == NULL || backing == NULL)
+        return disk->parent == NULL && backing == NULL;
+    g_autofree char *directory = g_strdup_printf("../%s/", disk->parent);
+    if (!g_str_has_prefix(backing, directory))
+        return FALSE;
+    const char *file = backing + strlen(directory);
+    return parent == NULL ? vmb_text_is_name(file) : strcmp(file, parent->disk->image) == 0;
+}
+
+static gboolean
+check_header(int fd, const VmbChainLink *link, const VmbChainLink *parent, const char *label,
+             GError **error)
+{
+    g_autoptr(VmbQcow2Reader) reader =
+        vmb_qcow2_reader_open(fd, vmb_round_up(link->disk->size, 512), label, error);
+    if (reader == NULL)
+        return FALSE;
+    const char *backing = vmb_qcow2_reader_backing_file(reader);
+    if (!backing_agrees(backing, link->disk, parent))
+        return vmb_error_set(error, VMB_ERROR_DAMAGE,
+                             "%s: the image's header names the backing file '%s', but by the "
+                             "manifest its parent is %s", label,
+                             backing != NULL ? backing : "(none)",
+                             link->disk->parent != NULL ? link->disk->parent : "(none)");
+    return TRUE;
+}
+
+static gboolean
+open_link(VmbChainFiles *files, const GArray *links, guint i, gboolean digests, const char *label,
+          GError **error)
+{
+    const VmbChainLink *link = &g_array_index(links, VmbChainLink, i);
+    const VmbChainLink *parent =
+        i + 1 < links->len ? &g_array_index(links, VmbChainLink, i + 1) : NULL;
+    const VmbManifestDisk *disk = link->disk;
+    files->image_fds[i] =
+        open_checked(link->point, disk->image, disk->image_size, label, error);
+    if (files->image_fds[i] < 0 || !check_header(files->image_fds[i], link, parent, label, error))
+        return FALSE;
+    if (!digests)
+        return TRUE;
+    files->digest_fds[i] =
+        open_checked(link->point, disk->digests, disk->digests_size, label, error);
+    return files->digest_fds[i] >= 0;
+}
+
+VmbChainFiles *
+vmb_chain_files_open(const GArray *links, const char *domain, gboolean only_first,
+                     gboolean digests, GError **error)
+{
+    g_autoptr(VmbChainFiles) files = g_new0(VmbChainFiles, 1);
+    g_autoptr(GPtrArray) labels = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GArray) layers = g_array_new(FALSE, TRUE, sizeof(VmbChainLayer));
+    guint n = only_first ? 1 : links->len;
+    files->n_fds = n;
+    files->image_fds = g_new(int, n);
+    files->digest_fds = g_new(int, n);
+    for (guint i = 0; i < n; i++)
+        files->image_fds[i] = files->digest_fds[i] = -1;
+    for (guint i = 0; i < n; i++) {
+        const VmbChainLink *link = &g_array_index(links, VmbChainLink, i);
+        char *label = g_strdup_printf("%s/%s disk %s", domain, link->point->id, link->disk->target);
+        g_ptr_array_add(labels, label);
+        if (!open_link(files, links, i, digests, label, error))
+            return NULL;
+        VmbChainLayer layer = {label, files->image_fds[i], files->digest_fds[i], link->disk->size};
+        g_array_append_val(layers, layer);
+    }
+    files->chain = vmb_chain_open((const VmbChainLayer *)(gpointer)layers->data, n, error);
+    return files->chain != NULL ? g_steal_pointer(&files) : NULL;
+}

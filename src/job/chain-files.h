@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The files behind a disk of a point, opened by the manifests and checked against them. */
+#pragma once
+#include "image/chain.h"
+#include "repo/repository.h"
+
+typedef struct VmbChainFiles VmbChainFiles;
+
+/* Opens image and digests of each link of @links (from vmb_repo_chain(); the newest first), checks
+ * sizes and that each header's backing file is what the manifests say. With @only_first just the
+ * newest link is opened, as a chain of one. With @digests FALSE digests are neither opened nor
+ * checked later: for maps. Errors: VMB_ERROR_DAMAGE. @links must stay alive. */
+VmbChainFiles *vmb_chain_files_open(const GArray *links, const char *domain, gboolean only_first,
+                                    gboolean digests, GError **error);
+void vmb_chain_files_free(VmbChainFiles *files);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbChainFiles, vmb_chain_files_free)
+
+VmbChain *vmb_chain_files_chain(VmbChainFiles *files); /* borrowed */
+/* The newest link's image, for checks of its structure. */
+int vmb_chain_files_image_fd(VmbChainFiles *files);

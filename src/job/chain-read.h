@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Reading everything that a chain holds, in parallel, with digests verified on the way. */
+#pragma once
+#include <gio/gio.h>
+#include "image/chain.h"
+#include "util/progress.h"
+
+typedef struct {
+    VmbChain *chain;
+    /* Takes each chunk of data in order; what is not in any chunk reads as zero. May be NULL. */
+    gboolean (*emit)(const VmbChunk *chunk, gpointer user, GError **error);
+    gpointer user;
+    /* Offsets (guint64) of damaged blocks are collected here and reading goes on; NULL: the first one
+     * is an error. */
+    GArray *damage;
+    GCancellable *cancel;   /* may be NULL */
+    VmbProgress *progress;  /* may be NULL; advanced by the bytes of data */
+} VmbChainRead;
+
+/* Errors: VMB_ERROR_DAMAGE with layer and offset, VMB_ERROR_CANCELLED, those of emit. */
+gboolean vmb_chain_read(const VmbChainRead *read, GError **error);
+
+/* Bytes of data that the chain shows (whole blocks), from its maps alone. */
+gboolean vmb_chain_count(VmbChain *chain, guint64 *bytes, GError **error);

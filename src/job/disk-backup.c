@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The hot path: one disk of a running job becomes an image and its digests. */
+#include "job/disk-backup.h"
+#include "block/compress.h"
+#include "block/encode.h"
+#include "block/pipeline.h"
+#include "image/digest-file.h"
+#include "image/qcow2-format.h"
+#include "image/qcow2-writer.h"
+#include "nbd/reader.h"
+#include "util/error.h"
+#include "util/fault.h"
+#include "util/units.h"
+
+#include <poll.h>
+#include <string.h>
+
+/* The target took nothing for so long: it is dead or hung. */
+#define TARGET_TIMEOUT_MS (60 * 1000)
+/* Extents are asked for by so many L2 spans at once (2 GiB): few round trips on a sparse disk, and
+ * still a bounded reply on a fragmented one. */
+#define SPANS_PER_QUERY 4
+#define ZERO_RUNS_PER_DRAIN 1000
+
+typedef struct {
+    const VmbDiskBackup *backup;
+    guint64 size;       /* of the export and the image: the disk's, rounded up to 512 */
+    guint64 dirty_from; /* everything from here on counts as dirty */
+    VmbQcow2Writer *writer;
+    VmbDigestWriter *digests;
+    VmbPipeline *pipeline;
+    VmbNbdReader *reader;
+    GError **read_error; /* the first one of a completed read */
+    gboolean began;
+    guint zero_runs; /* queued since all reads were known to be complete */
+    guint64 contradicted;
+} Disk;
+
+static gboolean
+is_incremental(const Disk *disk)
+{
+    return disk->backup->parent != NULL;
+}
+
+/* ---- encoding and writing ---- */
+
+static gpointer
+worker_new(gpointer user)
+{
+    const Disk *disk = user;
+    return vmb_encoder_new(disk->backup->compress_level);
+}
+
+static void
+worker_free(gpointer worker)
+{
+    vmb_encoder_free(worker);
+}
+
+static gboolean
+encode(VmbChunk *chunk, gpointer worker, gpointer user, GError **error)
+{
+    vmb_encoder_chunk(worker, chunk);
+    return TRUE;
+}
+
+/* A full has nothing below it: what is absent reads as zero there. */
+static gboolean
+write_zero(Disk *disk, guint64 offset, guint64 length, GError **error)
+{
+    return !is_incremental(disk) ||
+           (vmb_qcow2_writer_zero(disk->writer, offset, length, error) &&
+            vmb_digest_writer_zero(disk->digests, offset, length, error));
+}
+
+static gboolean
+write_block(Disk *disk, guint64 offset, const VmbBlock *block, GError **error)
+{
+    if (block->kind == VMB_BLOCK_ZERO)
+        return write_zero(disk, offset, MIN(VMB_BLOCK_SIZE, disk->size - offset), error);
+    return vmb_qcow2_writer_block(disk->writer, offset, block->kind, block->stored,
+                                  block->stored_length, error) &&
+           vmb_digest_writer_data(disk->digests, offset, block->digest, block->check, error);
+}
+
+static gboolean
+emit(const VmbChunk *chunk, gpointer user, GError **error)
+{
+    Disk *disk = user;
+    vmb_progress_advance(disk->backup->progress, chunk->length,
+                         chunk->data != NULL ? chunk->length : 0);
+    if (chunk->data == NULL)
+        return write_zero(disk, chunk->offset, chunk->length, error);
+    for (guint i = 0; i < chunk->n_blocks; i++)
+        if (!write_block(disk, chunk->offset + (guint64)i * VMB_BLOCK_SIZE, &chunk->blocks[i],
+                         error))
+            return FALSE;
+    return TRUE;
+}
+
+/* ---- reading ---- */
+
+static void
+read_done(gpointer item, const GError *error, gpointer user)
+{
+    Disk *disk = user;
+    if (error == NULL)
+        vmb_pipeline_push(disk->pipeline, item);
+    else if (*disk->read_error == NULL)
+        *disk->read_error = g_error_copy(error);
+}
+
+static gboolean
+check_health(Disk *disk, GError **error)
+{
+    if (*disk->read_error != NULL) {
+        g_propagate_error(error, g_steal_pointer(disk->read_error));
+        return FALSE;
+    }
+    /* The pipeline's own error is told by its finish. */
+    return !vmb_pipeline_failed(disk->pipeline) || vmb_pipeline_finish(disk->pipeline, error);
+}
+
+/* Nothing is in flight: only the target can make room. */
+static gboolean
+wait_for_target(Disk *disk, GError **error)
+{
+    GCancellable *cancel = disk->backup->cancel;
+    struct pollfd fds[2] = {{vmb_pipeline_fd(disk->pipeline), POLLIN, 0},
+                            {g_cancellable_get_fd(cancel), POLLIN, 0}};
+    int n = poll(fds, 2, TARGET_TIMEOUT_MS);
+    g_cancellable_release_fd(cancel);
+    if (n == 0) {
+        if (disk->backup->on_stall != NULL)
+            disk->backup->on_stall(disk->backup->stall_data);
+        return vmb_error_set(error, VMB_ERROR_NO_PROGRESS,
+                             "%s: the repository has taken no data for %d s; the backup job was "
+                             "ended and the guest is not affected. Check the repository's "
+                             "filesystem, then run the backup again",
+                             disk->backup->label, TARGET_TIMEOUT_MS / 1000);
+    }
+    if (g_cancellable_is_cancelled(cancel))
+        return vmb_error_set(error, VMB_ERROR_CANCELLED, "%s: cancelled", disk->backup->label);
+    return TRUE;
+}
+
+static gboolean
+wait_for_room(Disk *disk, GError **error)
+{
+    if (vmb_nbd_reader_in_flight(disk->reader) == 0)
+        return wait_for_target(disk, error);
+    return vmb_nbd_reader_wait(disk->reader, vmb_pipeline_fd(disk->pipeline), error);
+}
+
+static gboolean
+submit(Disk *disk, guint64 offset, guint32 length, GError **error)
+{
+    VmbChunk *chunk = NULL;
+    for (;;) {
+        if (!check_health(disk, error))
+            return FALSE;
+        if (vmb_nbd_reader_has_room(disk->reader)) {
+            chunk = vmb_pipeline_try_take(disk->pipeline, offset, length);
+            if (chunk != NULL)
+                break;
+            if (!wait_for_room(disk, error))
+                return FALSE;
+        } else if (!vmb_nbd_reader_wait(disk->reader, -1, error)) {
+            return FALSE;
+        }
+    }
+    if (!vmb_nbd_reader_submit(disk->reader, chunk->data, offset, length, read_done, chunk, disk,
+                               error))
+        return FALSE;
+    if (disk->began)
+        return TRUE;
+    disk->began = TRUE;
+    return vmb_fault_point("disk-data", error);
+}
+
+static gboolean
+read_range(Disk *disk, guint64 offset, guint64 length, GError **error)
+{
+    for (guint64 done = 0; done < length; done += VMB_CHUNK_SIZE)
+        if (!submit(disk, offset + done, (guint32)MIN(length - done, VMB_CHUNK_SIZE), error))
+            return FALSE;
+    return TRUE;
+}
+
+/* A full queue of zero runs waits for the chunks before them, and those for reads that only this thread
+ * drives: so the reads are completed before the queue can be full. */
+static gboolean
+zero_range(Disk *disk, guint64 offset, guint64 length, GError **error)
+{
+    if (++disk->zero_runs >= ZERO_RUNS_PER_DRAIN) {
+        disk->zero_runs = 0;
+        if (!vmb_nbd_reader_drain(disk->reader, error))
+            return FALSE;
+    }
+    return vmb_pipeline_zero(disk->pipeline, offset, length) || check_health(disk, error);
+}
+
+/* ---- deciding ---- */
+
+/* Blocks that [offset, offset + length) touches (outward) or covers (inward, where the end of the disk
+ * completes the last block), as indexes into the window. */
+static void
+outward(guint64 window, guint64 offset, guint64 length, guint *first, guint *end)
+{
+    *first = (guint)((offset - window) / VMB_BLOCK_SIZE);
+    *end = (guint)((offset - window + length + VMB_BLOCK_SIZE - 1) / VMB_BLOCK_SIZE);
+}
+
+static void
+inward(guint64 window, guint64 size, guint64 offset, guint64 length, guint *first, guint *end)
+{
+    guint64 stop = offset + length;
+    *first = (guint)((offset - window + VMB_BLOCK_SIZE - 1) / VMB_BLOCK_SIZE);
+    if (stop == size)
+        stop = vmb_round_up(stop, VMB_BLOCK_SIZE);
+    *end = (guint)((stop - window) / VMB_BLOCK_SIZE);
+}
+
+enum { DIRTY = 1, ZERO = 2 };
+
+static void
+mark_extents(guint64 offset, guint n_blocks, guint64 size, const GArray *extents, guint8 *marks)
+{
+    memset(marks, 0, n_blocks);
+    for (guint i = 0; i < extents->len; i++) {
+        VmbNbdExtent extent = g_array_index(extents, VmbNbdExtent, i);
+        guint first, end;
+        /* The query may span several windows. */
+        guint64 start = MAX(extent.offset, offset);
+        guint64 stop = MIN(extent.offset + extent.length,
+                           MIN(size, offset + (guint64)n_blocks * VMB_BLOCK_SIZE));
+        if (start >= stop)
+            continue;
+        if (extent.dirty) {
+            outward(offset, start, stop - start, &first, &end);
+            for (guint b = first; b < MIN(end, n_blocks); b++)
+                marks[b] |= DIRTY;
+        }
+        if (extent.zero) {
+            inward(offset, size, start, stop - start, &first, &end);
+            for (guint b = first; b < MIN(end, n_blocks); b++)
+                marks[b] |= ZERO;
+        }
+    }
+}
+
+/* Zero extents that touch must count as one: each block needs to be covered by their union. */
+static GArray *
+join_zeroes(const GArray *extents)
+{
+    GArray *joined = g_array_sized_new(FALSE, FALSE, sizeof(VmbNbdExtent), extents->len);
+    for (guint i = 0; i < extents->len; i++) {
+        VmbNbdExtent extent = g_array_index(extents, VmbNbdExtent, i);
+        VmbNbdExtent *last =
+            joined->len > 0 ? &g_array_index(joined, VmbNbdExtent, joined->len - 1) : NULL;
+        if (last != NULL && last->zero && extent.zero &&
+            last->offset + last->length == extent.offset) {
+            last->length += extent.length;
+            last->dirty = FALSE;
+        } else if (extent.zero) {
+            g_array_append_val(joined, extent);
+        }
+    }
+    for (guint i = 0; i < joined->len; i++)
+        g_array_index(joined, VmbNbdExtent, i).dirty = FALSE;
+    return joined;
+}
+
+void
+vmb_disk_backup_plan(guint64 offset, guint n_blocks, guint64 size, const GArray *extents,
+                     guint64 dirty_from, const VmbChainWindow *parent, guint8 *actions,
+                     guint64 *contradicted_blocks)
+{
+    g_autoptr(GArray) zeroes = join_zeroes(extents);
+    g_autofree guint8 *zero_marks = g_malloc(n_blocks);
+    mark_extents(offset, n_blocks, size, extents, actions);
+    mark_extents(offset, n_blocks, size, zeroes, zero_marks);
+    for (guint b = 0; b < n_blocks; b++) {
+        guint64 end = offset + ((guint64)b + 1) * VMB_BLOCK_SIZE;
+        gboolean dirty = (actions[b] & DIRTY) != 0 || end > dirty_from;
+        gboolean zero = (zero_marks[b] & ZERO) != 0;
+        if (parent == NULL) {
+            actions[b] = zero ? VMB_ACTION_SKIP : VMB_ACTION_READ;
+        } else if (dirty) {
+            actions[b] = zero ? VMB_ACTION_ZERO : VMB_ACTION_READ;
+        } else {
+            gboolean holds_data = b < parent->n_blocks &&
+                                  (parent->blocks[b].kind == VMB_BLOCK_PLAIN ||
+                                   parent->blocks[b].kind == VMB_BLOCK_COMPRESSED);
+            actions[b] = zero && holds_data ? VMB_ACTION_ZERO : VMB_ACTION_SKIP;
+            *contradicted_blocks += zero && holds_data ? 1 : 0;
+        }
+    }
+}
+
+static gboolean
+act(Disk *disk, guint64 offset, guint64 length, VmbAction action, GError **error)
+{
+    length = MIN(length, disk->size - offset);
+    if (action == VMB_ACTION_READ)
+        return read_range(disk, offset, length, error);
+    if (action == VMB_ACTION_ZERO)
+        return zero_range(disk, offset, length, error);
+    vmb_progress_advance(disk->backup->progress, length, 0);
+    return TRUE;
+}
+
+static gboolean
+do_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, GError **error)
+{
+    guint64 left = vmb_round_up(disk->size - offset, VMB_BLOCK_SIZE) / VMB_BLOCK_SIZE;
+    guint n_blocks = (guint)MIN(left, VMB_QCOW2_L2_ENTRIES);
+    const VmbChainWindow *parent = NULL;
+    const VmbChainWindow beyond = {offset, 0, NULL};
+    if (is_incremental(disk)) {
+        parent = &beyond;
+        if (offset < disk->backup->parent_size &&
+            !vmb_chain_map(disk->backup->parent, offset / VMB_QCOW2_L2_SPAN, &parent, error))
+            return FALSE;
+    }
+    vmb_disk_backup_plan(offset, n_blocks, disk->size, extents, disk->dirty_from, parent, actions,
+                         &disk->contradicted);
+    for (guint first = 0, end; first < n_blocks; first = end) {
+        for (end = first + 1; end < n_blocks && actions[end] == actions[first];)
+            end++;
+        if (!act(disk, offset + (guint64)first * VMB_BLOCK_SIZE,
+                 (guint64)(end - first) * VMB_BLOCK_SIZE, actions[first], error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+/* The extents of a query that lie in one window. */
+static GArray *
+extents_of_window(const GArray *extents, guint *cursor, guint64 offset, guint64 end)
+{
+    GArray *part = g_array_new(FALSE, FALSE, sizeof(VmbNbdExtent));
+    for (guint i = *cursor; i < extents->len; i++) {
+        VmbNbdExtent extent = g_array_index(extents, VmbNbdExtent, i);
+        if (extent.offset >= end)
+            break;
+        if (extent.offset + extent.length > offset)
+            g_array_append_val(part, extent);
+        if (extent.offset + extent.length <= end)
+            *cursor = i + 1;
+    }
+    return part;
+}
+
+static gboolean
+read_disk(Disk *disk, GError **error)
+{
+    const guint64 query = SPANS_PER_QUERY * VMB_QCOW2_L2_SPAN;
+    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(VmbNbdExtent));
+    g_autofree guint8 *actions = g_malloc(VMB_QCOW2_L2_ENTRIES);
+    for (guint64 start = 0; start < disk->size; start += query) {
+        guint64 stop = MIN(start + query, disk->size);
+        guint cursor = 0;
+        if (!vmb_nbd_reader_extents(disk->reader, start, stop - start, extents, error))
+            return FALSE;
+        for (guint64 offset = start; offset < stop; offset += VMB_QCOW2_L2_SPAN) {
+            g_autoptr(GArray) part =
+                extents_of_window(extents, &cursor, offset, offset + VMB_QCOW2_L2_SPAN);
+            if (!do_window(disk, offset, part, actions, error))
+                return FALSE;
+        }
+    }
+    return vmb_nbd_reader_drain(disk->reader, error) && check_health(disk, error) &&
+           vmb_pipeline_finish(disk->pipeline, error);
+}
+
+/* ---- putting it together ---- */
+
+static gboolean
+finish(Disk *disk, VmbManifestDisk *entry, GError **error)
+{
+    VmbQcow2Summary summary;
+    if (!vmb_qcow2_writer_finish(disk->writer, &summary, error) ||
+        !vmb_digest_writer_finish(disk->digests, &entry->digests_size, entry->digests_digest,
+                                  error))
+        return FALSE;
+    entry->image_size = summary.file_size;
+    entry->compressed = disk->backup->compress_level != VMB_COMPRESS_NONE;
+    entry->data_blocks = summary.data_blocks;
+    entry->zero_blocks = summary.zero_blocks;
+    entry->stored_bytes = summary.stored_bytes;
+    memcpy(entry->head_digest, summary.head_digest, VMB_DIGEST_SIZE);
+    memcpy(entry->tables_digest, summary.tables_digest, VMB_DIGEST_SIZE);
+    return TRUE;
+}
+
+static VmbNbdReader *
+open_reader(const VmbDiskBackup *backup, guint64 size, GError **error)
+{
+    VmbNbdOptions options = {.socket = backup->socket,
+                             .export_name = backup->export_name,
+                             .dirty_context = backup->dirty_context,
+                             .label = backup->label,
+                             .cancel = backup->cancel};
+    g_autoptr(VmbNbdReader) reader = vmb_nbd_reader_open(&options, error);
+    if (reader == NULL)
+        return NULL;
+    if (vmb_nbd_reader_size(reader) != size) {
+        vmb_error_set(error, VMB_ERROR_FAILED,
+                      "%s: the export has %" G_GUINT64_FORMAT " bytes, but the disk has %"
+                      G_GUINT64_FORMAT "; was it resized at this moment? Run the backup again",
+                      backup->label, vmb_nbd_reader_size(reader), size);
+        return NULL;
+    }
+    return g_steal_pointer(&reader);
+}
+
+gboolean
+vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *entry, guint64 *contradicted,
+                GError **error)
+{
+    g_autoptr(GError) read_error = NULL;
+    Disk disk = {.backup = backup, .size = vmb_round_up(backup->size, 512),
+                 .read_error = &read_error};
+    VmbQcow2WriterOptions image = {disk.size, backup->compress_level != VMB_COMPRESS_NONE,
+                                   backup->backing_file, backup->label};
+    VmbPipelineConfig config = {.worker_new = worker_new, .worker_free = worker_free,
+                                .work = encode, .emit = emit, .user = &disk};
+    disk.dirty_from = G_MAXUINT64;
+    if (backup->parent != NULL && backup->parent_size != backup->size)
+        disk.dirty_from = vmb_round_down(MIN(backup->parent_size, backup->size), VMB_BLOCK_SIZE);
+    /* Freed in reverse order: reads into the pipeline's buffers end first. */
+    g_autoptr(VmbQcow2Writer) writer = vmb_qcow2_writer_new(backup->image_fd, &image, error);
+    if (writer == NULL)
+        return FALSE;
+    g_autoptr(VmbDigestWriter) digests =
+        vmb_digest_writer_new(backup->digests_fd, backup->size, backup->label, error);
+    if (digests == NULL)
+        return FALSE;
+    disk.writer = writer;
+    disk.digests = digests;
+    g_autoptr(VmbPipeline) pipeline = vmb_pipeline_new(&config);
+    disk.pipeline = pipeline;
+    g_autoptr(VmbNbdReader) reader = open_reader(backup, disk.size, error);
+    if (reader == NULL || !vmb_fault_point("disk-opened", error))
+        return FALSE;
+    disk.reader = reader;
+    gboolean ok = read_disk(&disk, error) && finish(&disk, entry, error) &&
+                  vmb_fault_point("disk-finished", error);
+    *contradicted = disk.contradicted * VMB_BLOCK_SIZE;
+    return ok;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The hot path: one disk of a running job becomes an image and its digests. */
+#pragma once
+#include <gio/gio.h>
+#include "image/chain.h"
+#include "repo/manifest.h"
+#include "util/progress.h"
+
+typedef struct {
+    const char *label;          /* "web01 disk vda" */
+    const char *socket, *export_name;
+    const char *dirty_context;  /* NULL: a full */
+    VmbChain *parent;           /* the parent's chain, for its map; NULL for a full */
+    guint64 parent_size;        /* bytes */
+    const char *backing_file;   /* for the header; NULL for a full */
+    guint64 size;               /* exact bytes of the disk, as libvirt says */
+    int image_fd, digests_fd;   /* empty files */
+    int compress_level;
+    GCancellable *cancel;
+    /* Called when the target has taken nothing for a minute, before anything waits for it: ends the
+     * job, so that the guest is not held by a dead target. */
+    void (*on_stall)(gpointer data);
+    gpointer stall_data;
+    VmbProgress *progress;      /* may be NULL */
+} VmbDiskBackup;
+
+/* Reads, encodes and writes; fills sizes, counts and digests of @disk. *@contradicted gets the bytes that
+ * the bitmap calls clean, that read as zero, and where the parent holds data. No fsync. */
+gboolean vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *disk, guint64 *contradicted,
+                         GError **error);
+
+/* What to do with each block of a window; pure, for tests. @actions: @n_blocks bytes. @extents: the
+ * merged extents of [offset, offset + n_blocks * 64 KiB), clamped to the disk. From @dirty_from on
+ * everything counts as dirty. @parent: the same window of the parent, or NULL for a full. */
+typedef enum { VMB_ACTION_SKIP, VMB_ACTION_ZERO, VMB_ACTION_READ } VmbAction;
+void vmb_disk_backup_plan(guint64 offset, guint n_blocks, guint64 size, const GArray *extents,
+                          guint64 dirty_from, const VmbChainWindow *parent, guint8 *actions,
+                          guint64 *contradicted_blocks);

@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The story of a check-up: can each domain, disk by disk, be backed up incrementally? */
+#include "job/doctor.h"
+#include "job/plan.h"
+#include "job/scratch-space.h"
+#include "job/scratch.h"
+#include "repo/journal.h"
+#include "util/error.h"
+#include "util/fsio.h"
+#include "util/log.h"
+#include "util/rundir.h"
+#include "virt/guest-facts.h"
+
+#include <string.h>
+
+#define AGENT_TIMEOUT_S 5
+
+void
+vmb_doctor_line_free(VmbDoctorLine *line)
+{
+    g_free(line->domain);
+    g_free(line->disk);
+    g_free(line->topic);
+    g_free(line->message);
+    g_free(line->advice);
+    g_free(line);
+}
+
+/* What is known while the lines are written. */
+typedef struct {
+    const VmbDoctorOptions *options;
+    GPtrArray *lines;
+    VmbRepository *repository; /* NULL: none given */
+    VmbDomain *domain;
+    const char *name;
+} Doctor;
+
+static VmbDoctorLine *
+say(Doctor *doctor, VmbDoctorGrade grade, const char *disk, const char *topic, const char *format,
+    ...) G_GNUC_PRINTF(5, 6);
+
+static VmbDoctorLine *
+say(Doctor *doctor, VmbDoctorGrade grade, const char *disk, const char *topic, const char *format,
+    ...)
+{
+    VmbDoctorLine *line = g_new0(VmbDoctorLine, 1);
+    va_list args;
+    va_start(args, format);
+    line->grade = grade;
+    line->domain = g_strdup(doctor->name);
+    line->disk = g_strdup(disk);
+    line->topic = g_strdup(topic);
+    line->message = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_ptr_array_add(doctor->lines, line);
+    return line;
+}
+
+/* ---- the host ---- */
+
+static void
+check_directory(Doctor *doctor, const char *topic, const char *path, const char *option)
+{
+    guint64 available = 0;
+    g_autofree char *existing = g_strdup(path);
+    while (!g_file_test(existing, G_FILE_TEST_EXISTS)) {
+        char *up = g_path_get_dirname(existing);
+        g_free(existing);
+        existing = up;
+    }
+    if (!g_file_test(existing, G_FILE_TEST_IS_DIR) || access(existing, W_OK | X_OK) < 0) {
+        VmbDoctorLine *line = say(doctor, VMB_DOCTOR_PROBLEM, NULL, topic,
+                                  "%s cannot be written", existing);
+        line->advice = g_strdup_printf("run as root, or choose another place%s%s",
+                                       option != NULL ? " with " : "",
+                                       option != NULL ? option : "");
+        return;
+    }
+    vmb_fs_free_space(existing, &available, NULL);
+    g_autofree char *size = vmb_units_format_size(available);
+    gboolean tight = option != NULL && available < 2 * VMB_SCRATCH_FLOOR + 64 * VMB_MIB;
+    VmbDoctorLine *line = say(doctor, tight ? VMB_DOCTOR_PROBLEM : VMB_DOCTOR_OK, NULL, topic,
+                              "%s has %s free", path, size);
+    if (tight)
+        line->advice = g_strdup_printf("choose a place with more room with %s", option);
+}
+
+static void
+check_host(Doctor *doctor)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *scratch = doctor->options->scratch_dir != NULL
+                                   ? g_canonicalize_filename(doctor->options->scratch_dir, NULL)
+                                   : vmb_scratch_default_dir();
+    g_autofree char *run = vmb_run_dir(&error);
+    check_directory(doctor, "scratch", scratch, "--scratch-dir DIR");
+    if (run != NULL)
+        check_directory(doctor, "socket", run, NULL);
+    else
+        say(doctor, VMB_DOCTOR_PROBLEM, NULL, "socket", "%s", error->message);
+}
+
+static void
+check_security(Doctor *doctor, const VmbDomainInfo *info)
+{
+    g_autofree char *scratch = doctor->options->scratch_dir != NULL
+                                   ? g_canonicalize_filename(doctor->options->scratch_dir, NULL)
+                                   : vmb_scratch_default_dir();
+    if (g_strcmp0(info->security_model, "apparmor") != 0)
+        return;
+    VmbDoctorLine *line = say(doctor, VMB_DOCTOR_NOTE, NULL, "apparmor",
+                              "AppArmor confines QEMU; it must allow the socket and the scratch "
+                              "files");
+    line->advice = g_strdup_printf(
+        "add these lines to /etc/apparmor.d/local/abstractions/libvirt-qemu and restart the "
+        "domain:  /run/vmbackup/vmbackup-*/nbd.sock rw,  %s/vmbackup-*/* rwk,", scratch);
+}
+
+/* ---- one domain ---- */
+
+static void
+check_agent(Doctor *doctor, const VmbDomainInfo *info)
+{
+    g_autoptr(GError) error = NULL;
+    if (!info->agent_channel) {
+        VmbDoctorLine *line = say(doctor, VMB_DOCTOR_PROBLEM, NULL, "agent",
+                                  "the domain has no channel for a guest agent, so points are only "
+                                  "crash-consistent");
+        line->advice = g_strdup_printf(
+            "printf \"<channel type='unix'><target type='virtio' "
+            "name='org.qemu.guest_agent.0'/></channel>\" > /tmp/agent.xml && virsh attach-device %s "
+            "/tmp/agent.xml --live --config, and install qemu-guest-agent in the guest",
+            doctor->name);
+        return;
+    }
+    if (!info->agent_connected) {
+        VmbDoctorLine *line = say(doctor, VMB_DOCTOR_PROBLEM, NULL, "agent",
+                                  "the guest agent is not running, so points are only "
+                                  "crash-consistent");
+        line->advice = g_strdup("in the guest: apt-get install qemu-guest-agent (or your system's "
+                                "package), and systemctl enable --now qemu-guest-agent");
+        return;
+    }
+    VmbJson *facts = vmb_guest_facts(doctor->domain, AGENT_TIMEOUT_S, &error);
+    if (facts != NULL) {
+        say(doctor, VMB_DOCTOR_OK, NULL, "agent", "the guest agent answers");
+        json_object_put(facts);
+        return;
+    }
+    VmbDoctorLine *line = say(doctor, VMB_DOCTOR_PROBLEM, NULL, "agent",
+                              "the guest agent is connected but does not answer: %s",
+                              error->message);
+    line->advice = g_strdup("in the guest: systemctl restart qemu-guest-agent");
+}
+
+static char *
+advice_for_bitmaps(Doctor *doctor, const VmbDiskInfo *disk)
+{
+    const VmbDiskLayer *active = disk->layers->len > 0 ? disk->layers->pdata[0] : NULL;
+    const char *path = active != NULL && active->path != NULL ? active->path : "IMAGE";
+    if (g_strcmp0(disk->format, "qcow2") == 0)
+        return g_strdup_printf("virsh shutdown %s && qemu-img amend -o compat=1.1 %s && virsh start "
+                               "%s", doctor->name, path, doctor->name);
+    return g_strdup_printf("virsh shutdown %s && qemu-img convert -O qcow2 %s %s.qcow2, then let the "
+                           "disk point to it with type='qcow2' (virsh edit %s); otherwise this disk "
+                           "is read in full each time", doctor->name, path, path, doctor->name);
+}
+
+static void
+report_disk(Doctor *doctor, const VmbPlanDisk *disk)
+{
+    const char *target = disk->info->target;
+    if (disk->level == VMB_LEVEL_INCREMENTAL) {
+        say(doctor, VMB_DOCTOR_OK, target, "disk", "the next backup is incremental");
+    } else if (!disk->info->bitmaps) {
+        VmbDoctorLine *line =
+            say(doctor, VMB_DOCTOR_PROBLEM, target, "disk", "no incremental backup is possible: %s",
+                disk->info->no_bitmaps_why != NULL ? disk->info->no_bitmaps_why
+                                                   : vmb_reason_meaning(disk->reason));
+        line->advice = advice_for_bitmaps(doctor, disk->info);
+    } else {
+        say(doctor, doctor->repository != NULL ? VMB_DOCTOR_NOTE : VMB_DOCTOR_OK, target, "disk",
+            "it can be backed up incrementally; the next backup is a full, though [%s]: %s",
+            vmb_reason_name(disk->reason), vmb_reason_meaning(disk->reason));
+    }
+}
+
+static GPtrArray *
+known_points(Doctor *doctor, VmbRepoDomain **repo_domain)
+{
+    const char *uuid = vmb_domain_uuid(doctor->domain);
+    GPtrArray *points = NULL;
+    if (doctor->repository != NULL)
+        *repo_domain = vmb_repo_domain_open(doctor->repository, uuid, FALSE, NULL);
+    if (*repo_domain != NULL)
+        points = vmb_repo_domain_points(*repo_domain, NULL);
+    return points != NULL ? points : g_ptr_array_new();
+}
+
+/* The same decisions as a backup's, made quietly and without changing anything. */
+static void
+check_disks(Doctor *doctor, const VmbDomainInfo *info, GPtrArray *points)
+{
+    VmbBackupOptions options = {.level = VMB_WANT_AUTO};
+    VmbLogLevel level = vmb_log_level();
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) reasons =
+        g_ptr_array_new_with_free_func((GDestroyNotify)vmb_reason_free);
+    vmb_log_set_level(MIN(level, VMB_LOG_ERROR)); /* the report says it, not the log */
+    g_autoptr(VmbPlan) plan =
+        vmb_plan_new(&options, doctor->domain, info, points, reasons, &error);
+    vmb_log_set_level(level);
+    if (plan == NULL) {
+        say(doctor, VMB_DOCTOR_PROBLEM, NULL, "disk", "%s", error->message);
+        return;
+    }
+    for (guint i = 0; i < plan->disks->len; i++)
+        report_disk(doctor, plan->disks->pdata[i]);
+    for (guint i = 0; i < plan->skipped->len; i++) {
+        const VmbSkippedDisk *skipped = plan->skipped->pdata[i];
+        say(doctor, VMB_DOCTOR_NOTE, skipped->target, "disk", "it is left out of backups: %s",
+            vmb_reason_meaning(skipped->reason));
+    }
+}
+
+static void
+check_job(Doctor *doctor, VmbRepoDomain *repo_domain)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(VmbJournal) journal = NULL;
+    g_autofree char *what = NULL;
+    gboolean ours = FALSE;
+    const char *socket = NULL;
+    if (repo_domain != NULL &&
+        !vmb_journal_read(vmb_repo_domain_fd(repo_domain), &journal, &error))
+        say(doctor, VMB_DOCTOR_PROBLEM, NULL, "leftovers", "%s", error->message);
+    g_clear_error(&error);
+    if (journal != NULL) {
+        socket = journal->socket;
+        say(doctor, VMB_DOCTOR_NOTE, NULL, "leftovers",
+            "a backup is running, or one has died; in that case the next backup undoes it");
+    }
+    if (!vmb_domain_active_job(doctor->domain, socket, &ours, &what, &error))
+        say(doctor, VMB_DOCTOR_PROBLEM, NULL, "job", "%s", error->message);
+    else if (what != NULL && !ours)
+        say(doctor, VMB_DOCTOR_PROBLEM, NULL, "job", "busy, a backup would be refused: %s", what);
+}
+
+static void
+check_domain(Doctor *doctor)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(VmbRepoDomain) repo_domain = NULL;
+    VmbDomainState state;
+    doctor->name = vmb_domain_name(doctor->domain);
+    if (!vmb_domain_state(doctor->domain, &state, &error)) {
+        say(doctor, VMB_DOCTOR_PROBLEM, NULL, "domain", "%s", error->message);
+        return;
+    }
+    if (!state.active) {
+        VmbDoctorLine *line = say(doctor, VMB_DOCTOR_NOTE, NULL, "domain",
+                                  "it is shut off, and only running domains can be backed up");
+        line->advice = g_strdup_printf("virsh start %s", doctor->name);
+        return;
+    }
+    g_autoptr(GPtrArray) points = known_points(doctor, &repo_domain);
+    check_job(doctor, repo_domain);
+    g_autoptr(VmbDomainInfo) info = vmb_domain_inspect(doctor->domain, &error);
+    if (info == NULL) {
+        say(doctor, VMB_DOCTOR_PROBLEM, NULL, "domain", "%s", error->message);
+        return;
+    }
+    if (!state.paused)
+        check_agent(doctor, info);
+    else
+        say(doctor, VMB_DOCTOR_NOTE, NULL, "agent", "the domain is paused; the agent is not asked");
+    check_disks(doctor, info, points);
+    check_security(doctor, info);
+}
+
+static GPtrArray *
+names_to_check(const VmbDoctorOptions *options, VmbConnection *connection, GError **error)
+{
+    if (options->domains == NULL || options->domains[0] == NULL)
+        return vmb_domain_list(connection, FALSE, error);
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    for (guint i = 0; options->domains[i] != NULL; i++)
+        g_ptr_array_add(names, g_strdup(options->domains[i]));
+    return names;
+}
+
+GPtrArray *
+vmb_doctor(const VmbDoctorOptions *options, GError **error)
+{
+    g_autoptr(GPtrArray) lines =
+        g_ptr_array_new_with_free_func((GDestroyNotify)vmb_doctor_line_free);
+    g_autoptr(VmbRepository) repository = NULL;
+    Doctor doctor = {.options = options, .lines = lines};
+    g_autoptr(VmbConnection) connection = vmb_connection_open(options->uri, error);
+    if (connection == NULL)
+        return NULL;
+    if (options->repository != NULL) {
+        repository = doctor.repository = vmb_repository_open(options->repository, error);
+        if (repository == NULL)
+            return NULL;
+    }
+    say(&doctor, VMB_DOCTOR_OK, NULL, "libvirt", "connected to %s",
+        vmb_connection_uri(connection));
+    check_host(&doctor);
+    g_autoptr(GPtrArray) names = names_to_check(options, connection, error);
+    for (guint i = 0; names != NULL && i < names->len; i++) {
+        if (g_cancellable_is_cancelled(options->cancel))
+            break;
+        g_autoptr(VmbDomain) domain = vmb_domain_lookup(connection, names->pdata[i], error);
+        if (domain == NULL)
+            return NULL;
+        doctor.domain = domain;
+        check_domain(&doctor);
+        doctor.name = NULL;
+    }
+    return names != NULL ? g_steal_pointer(&lines) : NULL;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Which disks a backup takes, at which level, by which method, and why. */
+#pragma once
+#include "job/backup.h"
+#include "job/source-layers.h"
+
+/* A chain grows to so many images before the next point begins a new one. QEMU opens more, but
+ * libvirt refuses 200, and every layer costs time and memory at a restore. */
+#define VMB_MAX_CHAIN 60
+
+typedef struct {
+    const VmbDiskInfo *info;   /* borrowed from the plan's domain info */
+    VmbLevel level;
+    VmbReasonCode reason;      /* why full; VMB_N_REASONS for an incremental */
+    GPtrArray *layers;         /* VmbSourceLayer now */
+    VmbPoint *parent;          /* borrowed from the points; NULL for a full */
+    const VmbManifestDisk *parent_disk;
+} VmbPlanDisk;
+
+typedef struct {
+    GPtrArray *disks;          /* VmbPlanDisk to be backed up, in XML order */
+    GPtrArray *skipped;        /* VmbSkippedDisk */
+} VmbPlan;
+void vmb_plan_free(VmbPlan *plan);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPlan, vmb_plan_free)
+
+/* Decides for each disk of @info; each skipped disk and each fallback is added to @reasons. @domain may
+ * be asked about its checkpoints, nothing is changed. @points: the domain's, in order. Errors:
+ * VMB_ERROR_USAGE (a selected target that does not exist), VMB_ERROR_DOMAIN (no disk is left),
+ * VMB_ERROR_NO_INCREMENTAL (demanded, and impossible for some disk). */
+VmbPlan *vmb_plan_new(const VmbBackupOptions *options, VmbDomain *domain, const VmbDomainInfo *info,
+                      GPtrArray *points, GPtrArray *reasons, GError **error);
+
+/* After libvirt refused to begin because of a bitmap: every disk that would have been read from the
+ * checkpoint becomes a full with the reason bitmap-unusable. VMB_ERROR_NO_INCREMENTAL if an incremental
+ * was demanded. */
+gboolean vmb_plan_give_up_bitmaps(VmbPlan *plan, const VmbBackupOptions *options,
+                                  GPtrArray *reasons, GError **error);
+
+/* The newest point of @points that holds the disk @id, and its entry; NULL if there is none. */
+VmbPoint *vmb_plan_newest_point(GPtrArray *points, const char *id, const VmbManifestDisk **disk);

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What one restore holds. Shared by the files of the restore story. */
+#pragma once
+#include "job/chain-files.h"
+#include "job/restore-stage.h"
+#include "job/restore.h"
+#include "util/progress.h"
+#include "virt/define.h"
+
+typedef struct {
+    const VmbManifestDisk *disk;  /* of the point's manifest */
+    GArray *links;                /* VmbChainLink, newest first */
+    VmbChainFiles *files;
+    guint64 data;                 /* bytes of data to write */
+    char *name;                   /* file name in the directory */
+} VmbRestoreDisk;
+
+typedef struct {
+    const VmbRestoreOptions *options;
+    VmbRestoreResult *result;     /* borrowed */
+    VmbRepository *repository;
+    GPtrArray *points;
+    VmbPoint *point;              /* borrowed from points */
+    GPtrArray *locks;             /* VmbLock: shared, on every point that is read */
+    GPtrArray *disks;             /* VmbRestoreDisk */
+    char *xml;                    /* rewritten */
+    VmbConnection *connection;    /* only for --define */
+    VmbRestoreStage *stage;
+    VmbDefined *defined;
+    VmbProgress *progress;
+} VmbRestoreRun;
+
+void vmb_restore_run_clear(VmbRestoreRun *run);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(VmbRestoreRun, vmb_restore_run_clear)
+
+/* Chooses disks, opens and counts their chains; nothing is written. */
+gboolean vmb_restore_select(VmbRestoreRun *run, GError **error);
+/* Makes the rewritten XML for the files in @directory (absolute); refuses dangerous parts. */
+gboolean vmb_restore_make_xml(VmbRestoreRun *run, const char *directory, GError **error);
+/* Writes the images, the other files and domain.xml into the stage. */
+gboolean vmb_restore_write(VmbRestoreRun *run, GError **error);

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A thread that looks at the free space of the scratch directory and stops the backup in time. */
+#include "job/scratch.h"
+#include "job/scratch-space.h"
+#include "util/error.h"
+#include "util/fsio.h"
+
+/* Between two looks. statvfs() costs microseconds; a guest at 2 GB/s writes 100 MB meanwhile. */
+#define PERIOD_US (50 * 1000)
+/* Every so many looks libvirt is asked whether QEMU paused the domain. */
+#define LOOKS_PER_STATE 20
+
+struct VmbScratchWatch {
+    char *dir;
+    VmbDomain *domain;
+    GCancellable *stop;
+    guint64 reserve;
+    GMutex lock;
+    GCond wake;
+    gboolean ending;
+    GError *error;
+    GThread *thread;
+};
+
+static void
+fire(VmbScratchWatch *watch, GError *error)
+{
+    g_mutex_lock(&watch->lock);
+    if (watch->error == NULL)
+        watch->error = error;
+    else
+        g_error_free(error);
+    g_mutex_unlock(&watch->lock);
+    g_cancellable_cancel(watch->stop);
+}
+
+static gboolean
+space_is_short(VmbScratchWatch *watch)
+{
+    guint64 available;
+    if (!vmb_fs_free_space(watch->dir, &available, NULL) || available >= watch->reserve)
+        return FALSE;
+    g_autofree char *left = vmb_units_format_size(available);
+    fire(watch, g_error_new(VMB_ERROR, VMB_ERROR_NO_SPACE,
+                            "%s: only %s are left for scratch data in %s, so the backup was given "
+                            "up before the guest could be stopped by it; the guest goes on and "
+                            "older points are intact. Give it more space with --scratch-dir, or "
+                            "run it when the guest writes less",
+                            vmb_domain_name(watch->domain), left, watch->dir));
+    return TRUE;
+}
+
+static gboolean
+domain_is_stopped(VmbScratchWatch *watch)
+{
+    VmbDomainState state;
+    if (!vmb_domain_state(watch->domain, &state, NULL) || !state.io_error)
+        return FALSE;
+    fire(watch, g_error_new(VMB_ERROR, VMB_ERROR_NO_SPACE,
+                            "%s: QEMU paused the guest for an I/O error while the backup ran; the "
+                            "backup is given up and the guest resumed. Look at the space of the "
+                            "disks and of %s",
+                            vmb_domain_name(watch->domain), watch->dir));
+    return TRUE;
+}
+
+static gpointer
+watch_thread(gpointer data)
+{
+    VmbScratchWatch *watch = data;
+    guint looks = 0;
+    g_mutex_lock(&watch->lock);
+    while (!watch->ending) {
+        g_mutex_unlock(&watch->lock);
+        gboolean fired = space_is_short(watch) ||
+                         (++looks % LOOKS_PER_STATE == 0 && domain_is_stopped(watch));
+        g_mutex_lock(&watch->lock);
+        if (fired)
+            break;
+        gint64 until = g_get_monotonic_time() + PERIOD_US;
+        while (!watch->ending && g_cond_wait_until(&watch->wake, &watch->lock, until))
+            continue;
+    }
+    g_mutex_unlock(&watch->lock);
+    return NULL;
+}
+
+VmbScratchWatch *
+vmb_scratch_watch_start(const VmbScratch *scratch, VmbDomain *domain, GCancellable *stop)
+{
+    VmbScratchWatch *watch = g_new0(VmbScratchWatch, 1);
+    guint64 available = 0;
+    vmb_fs_free_space(scratch->dir, &available, NULL);
+    watch->dir = g_strdup(scratch->dir);
+    watch->domain = vmb_domain_ref(domain);
+    watch->stop = g_object_ref(stop);
+    watch->reserve = vmb_scratch_reserve(available);
+    g_mutex_init(&watch->lock);
+    g_cond_init(&watch->wake);
+    watch->thread = g_thread_new("scratch-watch", watch_thread, watch);
+    return watch;
+}
+
+gboolean
+vmb_scratch_watch_fired(VmbScratchWatch *watch, GError **error)
+{
+    g_mutex_lock(&watch->lock);
+    gboolean fired = watch->error != NULL;
+    if (fired && error != NULL)
+        *error = g_error_copy(watch->error);
+    g_mutex_unlock(&watch->lock);
+    return fired;
+}
+
+void
+vmb_scratch_watch_free(VmbScratchWatch *watch)
+{
+    if (watch == NULL)
+        return;
+    g_mutex_lock(&watch->lock);
+    watch->ending = TRUE;
+    g_cond_signal(&watch->wake);
+    g_mutex_unlock(&watch->lock);
+    g_thread_join(watch->thread);
+    g_clear_error(&watch->error);
+    g_free(watch->dir);
+    vmb_domain_unref(watch->domain);
+    g_object_unref(watch->stop);
+    g_mutex_clear(&watch->lock);
+    g_cond_clear(&watch->wake);
+    g_free(watch);
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the files behind a running disk are: recorded in the manifest, compared the next time. */
+#include "job/source-layers.h"
+#include "util/fsio.h"
+#include "util/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#define HEADER_BYTES 65536
+
+static char *
+digest_header(int fd, guint64 size)
+{
+    gsize length = (gsize)MIN(size, HEADER_BYTES);
+    g_autofree guchar *header = g_malloc(HEADER_BYTES);
+    if (!vmb_fs_pread(fd, header, length, 0, "header", NULL))
+        return NULL;
+    return g_compute_checksum_for_data(G_CHECKSUM_SHA256, header, length);
+}
+
+static VmbSourceLayer *
+look_at(const char *path, const char *format)
+{
+    VmbSourceLayer *layer = g_new0(VmbSourceLayer, 1);
+    struct stat st;
+    layer->path = g_strdup(path);
+    layer->format = g_strdup(format);
+    g_auto(VmbFd) fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        vmb_debug("cannot look at %s: %s", path, g_strerror(errno));
+        return layer;
+    }
+    layer->device = S_ISBLK(st.st_mode) ? (guint64)st.st_rdev : (guint64)st.st_dev;
+    layer->inode = (guint64)st.st_ino;
+    layer->size = (guint64)st.st_size;
+    layer->mtime_ns = (gint64)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+    layer->header_digest = S_ISREG(st.st_mode) ? digest_header(fd, layer->size) : NULL;
+    return layer;
+}
+
+GPtrArray *
+vmb_source_layers(const VmbDiskInfo *disk)
+{
+    GPtrArray *layers =
+        g_ptr_array_new_with_free_func((GDestroyNotify)vmb_source_layer_free);
+    for (guint i = 0; i < disk->layers->len; i++) {
+        const VmbDiskLayer *layer = disk->layers->pdata[i];
+        if (layer->path != NULL)
+            g_ptr_array_add(layers, look_at(layer->path, layer->format));
+        if (layer->data_file != NULL)
+            g_ptr_array_add(layers, look_at(layer->data_file, "raw"));
+    }
+    return layers;
+}
+
+gboolean
+vmb_source_layers_same_active(const GPtrArray *before, const GPtrArray *now)
+{
+    if (before->len == 0 || now->len == 0)
+        return FALSE;
+    const VmbSourceLayer *a = before->pdata[0], *b = now->pdata[0];
+    /* A file that was moved keeps its inode; device numbers may change over a reboot, so the same
+     * path with the same inode is the same file too. */
+    return a->inode != 0 && a->inode == b->inode &&
+           (a->device == b->device || g_strcmp0(a->path, b->path) == 0);
+}
+
+static gboolean
+same_unchanged(const VmbSourceLayer *a, const VmbSourceLayer *b)
+{
+    return g_strcmp0(a->path, b->path) == 0 && a->inode == b->inode && a->size == b->size &&
+           a->mtime_ns == b->mtime_ns && g_strcmp0(a->format, b->format) == 0 &&
+           g_strcmp0(a->header_digest, b->header_digest) == 0;
+}
+
+gboolean
+vmb_source_layers_same_below(const GPtrArray *before, const GPtrArray *now)
+{
+    if (before->len != now->len)
+        return FALSE;
+    for (guint i = 1; i < now->len; i++)
+        if (!same_unchanged(before->pdata[i], now->pdata[i]))
+            return FALSE;
+    return TRUE;
+}

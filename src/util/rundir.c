@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The host's directory for locks and sockets of running backups. */
+#include "util/rundir.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+gboolean
+vmb_make_dirs(const char *path, guint mode, GError **error)
+{
+    g_autofree char *part = g_strdup(path);
+    for (char *slash = part + 1;; slash++) {
+        slash = strchr(slash, '/');
+        if (slash != NULL)
+            *slash = '\0';
+        if (mkdir(part, mode) == 0) {
+            if (chmod(part, mode) < 0)
+                return vmb_error_errno(error, errno, "cannot set the mode of %s", part);
+        } else if (errno != EEXIST) {
+            return vmb_error_errno(error, errno, "cannot make the directory %s", part);
+        }
+        if (slash == NULL)
+            return TRUE;
+        *slash = '/';
+    }
+}
+
+char *
+vmb_run_dir(GError **error)
+{
+    g_autofree char *path = g_strdup(g_getenv("VMBACKUP_TEST_RUN_DIR"));
+    if (path == NULL && geteuid() == 0)
+        path = g_strdup("/run/vmbackup");
+    if (path == NULL)
+        path = g_build_filename(g_get_user_runtime_dir(), "vmbackup", NULL);
+    if (!vmb_make_dirs(path, 0711, error))
+        return NULL;
+    return g_steal_pointer(&path);
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Defining and starting a restored domain, and taking that back. */
+#include "virt/define.h"
+#include "util/log.h"
+
+#include <libxml/parser.h>
+#include <string.h>
+
+struct VmbDefined {
+    virDomainPtr domain;
+    gboolean keep;
+};
+
+static gboolean
+exists(virDomainPtr domain)
+{
+    if (domain == NULL)
+        return FALSE;
+    virDomainFree(domain);
+    return TRUE;
+}
+
+gboolean
+vmb_define_conflict(VmbConnection *connection, const char *name, const char *uuid, char **what,
+                    GError **error)
+{
+    virConnectPtr handle = vmb_connection_handle(connection);
+    *what = NULL;
+    if (name != NULL && exists(virDomainLookupByName(handle, name)))
+        *what = g_strdup_printf("a domain named %s exists already", name);
+    else if (name != NULL && vmb_virt_error_code() != VIR_ERR_NO_DOMAIN)
+        return vmb_virt_error(error, VMB_ERROR_FAILED, "cannot look for a domain %s", name);
+    else if (uuid != NULL && exists(virDomainLookupByUUIDString(handle, uuid)))
+        *what = g_strdup_printf("a domain with the UUID %s exists already", uuid);
+    else if (uuid != NULL && vmb_virt_error_code() != VIR_ERR_NO_DOMAIN)
+        return vmb_virt_error(error, VMB_ERROR_FAILED, "cannot look for the domain %s", uuid);
+    return TRUE;
+}
+
+static char *
+child_text(xmlNodePtr root, const char *name)
+{
+    for (xmlNodePtr node = root->children; node != NULL; node = node->next) {
+        if (node->type != XML_ELEMENT_NODE || strcmp((const char *)node->name, name) != 0)
+            continue;
+        xmlChar *text = xmlNodeGetContent(node);
+        char *copy = g_strdup((const char *)text);
+        xmlFree(text);
+        return copy;
+    }
+    return NULL;
+}
+
+gboolean
+vmb_define_identity(const char *xml, char **name, char **uuid, GError **error)
+{
+    xmlDocPtr doc = xmlReadMemory(xml, (int)strlen(xml), "domain.xml", NULL,
+                                  XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
+    xmlNodePtr root = doc != NULL ? xmlDocGetRootElement(doc) : NULL;
+    *name = root != NULL ? child_text(root, "name") : NULL;
+    *uuid = root != NULL ? child_text(root, "uuid") : NULL;
+    xmlFreeDoc(doc);
+    return root != NULL ||
+           vmb_error_set(error, VMB_ERROR_DAMAGE, "the domain's XML cannot be parsed");
+}
+
+VmbDefined *
+vmb_defined_new(VmbConnection *connection, const char *xml, GError **error)
+{
+    virDomainPtr domain =
+        virDomainDefineXMLFlags(vmb_connection_handle(connection), xml, VIR_DOMAIN_DEFINE_VALIDATE);
+    if (domain == NULL) {
+        vmb_virt_error(error, VMB_ERROR_FAILED, "libvirt refuses to define the restored domain");
+        return NULL;
+    }
+    VmbDefined *defined = g_new0(VmbDefined, 1);
+    defined->domain = domain;
+    return defined;
+}
+
+const char *
+vmb_defined_name(VmbDefined *defined)
+{
+    return virDomainGetName(defined->domain);
+}
+
+gboolean
+vmb_defined_start(VmbDefined *defined, GError **error)
+{
+    return virDomainCreate(defined->domain) == 0 ||
+           vmb_virt_error(error, VMB_ERROR_FAILED, "domain %s does not start",
+                          vmb_defined_name(defined));
+}
+
+void
+vmb_defined_keep(VmbDefined *defined)
+{
+    defined->keep = TRUE;
+}
+
+void
+vmb_defined_free(VmbDefined *defined)
+{
+    if (defined == NULL)
+        return;
+    /* NVRAM and TPM state were ours to restore, so they stay for the next try. */
+    if (!defined->keep &&
+        virDomainUndefineFlags(defined->domain, VIR_DOMAIN_UNDEFINE_KEEP_NVRAM) < 0)
+        vmb_warning("the domain %s could not be undefined again", vmb_defined_name(defined));
+    virDomainFree(defined->domain);
+    g_free(defined);
+}
