@@ -28,12 +28,14 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPipeline, vmb_pipeline_free)
  * vmb_pipeline_push(), at any time and in any order. NULL if none is free now (or after a failure):
  * wait for vmb_pipeline_fd() to become readable, or use the waiting form. One producer thread. */
 VmbChunk *vmb_pipeline_try_take(VmbPipeline *pipeline, guint64 offset, guint64 length);
-/* The same, but waits; NULL only after a failure, which vmb_pipeline_finish() tells. */
+/* The same, but waits; NULL only after a failure, which vmb_pipeline_finish() tells. Only for a
+ * producer that holds no chunk: what it holds may be what all others wait for. */
 VmbChunk *vmb_pipeline_take(VmbPipeline *pipeline, guint64 offset, guint64 length);
 void vmb_pipeline_push(VmbPipeline *pipeline, VmbChunk *chunk);
 
-/* A run of zeroes takes its place in the order; needs no memory and never waits (runs that touch
- * are merged while they queue, and at most some thousands queue: then it waits for the workers). */
+/* A run of zeroes takes its place in the order; it needs no chunk and seldom waits: runs that touch
+ * are merged while they queue, but some thousands that do not touch must queue before it waits, and
+ * never for a chunk that the producer itself has not pushed yet. FALSE after a failure. */
 gboolean vmb_pipeline_zero(VmbPipeline *pipeline, guint64 offset, guint64 length);
 
 /* Readable while a chunk can be taken or after a failure (an eventfd, level-triggered). */
