@@ -207,10 +207,9 @@ scan_disk(Scan *scan, const char *owner, const xmlNode *disk)
     g_autofree char *type = vmb_node_get(disk, "type");
     const VmbRestoreXmlDisk *ours = vmb_restore_xml_find_disk(scan->options, target);
     gboolean medium = vmb_restore_xml_is_medium(disk);
-    if (ours == NULL && !medium && scan->options != NULL) {
-        found(scan, "disk:%s", target != NULL ? target : "?");
+    /* Such a disk is only still here because the user allowed it. */
+    if (ours == NULL && !medium && scan->options != NULL)
         return;
-    }
     if (ours == NULL && medium && vmb_node_child(disk, "source") != NULL &&
         g_strcmp0(type, "file") != 0) {
         found(scan, "disk:%s:type=%s", target != NULL ? target : "?", type != NULL ? type : "?");

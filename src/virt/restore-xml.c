@@ -80,6 +80,20 @@ settle_medium(xmlNode *disk)
 }
 
 static gboolean
+is_allowed(const VmbRestoreXmlOptions *options, const char *name)
+{
+    return options->allow != NULL && g_strv_contains(options->allow, name);
+}
+
+/* A disk that was not restored and can be written to is the original's. */
+static gboolean
+is_kept(const VmbRestoreXmlOptions *options, xmlNode *disk, const char *target)
+{
+    g_autofree char *name = g_strconcat("disk:", target, NULL);
+    return vmb_restore_xml_is_medium(disk) ? settle_medium(disk) : is_allowed(options, name);
+}
+
+static gboolean
 rewrite_disks(xmlNode *devices, const VmbRestoreXmlOptions *options, GError **error)
 {
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
@@ -93,11 +107,7 @@ rewrite_disks(xmlNode *devices, const VmbRestoreXmlOptions *options, GError **er
         const VmbRestoreXmlDisk *ours = vmb_restore_xml_find_disk(options, target);
         if (ours != NULL && ours->path != NULL)
             point_disk_at(disk, ours);
-        else if (ours != NULL)
-            vmb_node_remove(disk);
-        else if (!vmb_restore_xml_is_medium(disk))
-            continue;
-        else if (!settle_medium(disk))
+        else if (ours != NULL || !is_kept(options, disk, target))
             vmb_node_remove(disk);
     }
     return TRUE;
@@ -237,13 +247,13 @@ forget_absent_emulator(xmlNode *devices)
 }
 
 static gboolean
-check_allowed(const GPtrArray *dangers, const char *const *allow, GError **error)
+check_allowed(const GPtrArray *dangers, const VmbRestoreXmlOptions *options, GError **error)
 {
     g_autoptr(GString) refused = g_string_new(NULL);
     g_autoptr(GString) advice = g_string_new(NULL);
     for (guint i = 0; i < dangers->len; i++) {
         const char *name = g_ptr_array_index(dangers, i);
-        if (allow != NULL && g_strv_contains(allow, name))
+        if (is_allowed(options, name))
             continue;
         g_autofree char *quoted = g_shell_quote(name);
         g_string_append_printf(refused, "%s%s", refused->len > 0 ? ", " : "", name);
@@ -305,7 +315,7 @@ vmb_restore_xml(const char *xml, const VmbRestoreXmlOptions *options, GError **e
         rewrite_os(os, options);
     rewrite_identity(root, devices, options);
     g_autoptr(GPtrArray) dangers = vmb_restore_xml_scan(root, options);
-    if (!check_allowed(dangers, options->allow, error))
+    if (!check_allowed(dangers, options, error))
         return NULL;
     return vmb_node_print(doc);
 }

@@ -10,9 +10,10 @@ typedef struct {
 } VmbRestoreXmlDisk;
 
 typedef struct {
-    const VmbRestoreXmlDisk
-        *disks; /* disks not named here (cdrom, read-only) keep their source if that
-                   is a medium outside the backup; missing media become empty drives */
+    /* Writable disks that are not named here are left out too, unless "disk:TARGET" is allowed:
+     * they would be the original's. Cdroms, floppies and read-only disks keep a source that is an
+     * image on this host; a drive whose medium is not here becomes empty. */
+    const VmbRestoreXmlDisk *disks;
     guint n_disks;
     const char *nvram, *kernel, *initrd, *dtb; /* new absolute paths, or NULL: as stored */
     const char *name;                          /* new name or NULL */
