@@ -15,19 +15,23 @@ typedef struct {
 typedef struct VmbGuard VmbGuard;
 
 /* Starts /proc/self/exe with the hidden verb (own session, TERM/INT/HUP ignored, nothing secret in
- * argv, standard output and all other descriptors closed) and waits until it has connected to libvirt
- * and set the agent's timeout. Errors: VMB_ERROR_FAILED: no backup without a guard. */
+ * argv, standard output, standard error and all other descriptors closed; it reports to syslog) and
+ * waits until it has connected to libvirt. It stays our child and is never a zombie.
+ * Errors: VMB_ERROR_FAILED: no backup without a guard. */
 VmbGuard *vmb_guard_start(const VmbGuardSpec *spec, GError **error);
 /* Tells the guard, and waits for its acknowledgement, that the freeze is about to be asked for: the
  * budget runs. */
 gboolean vmb_guard_freezing(VmbGuard *guard, GError **error);
-/* The thaw was confirmed. */
+/* The guest is released, and the job has begun or failed to. */
 gboolean vmb_guard_thawed(VmbGuard *guard, GError **error);
 /* TRUE once the guard has thawed on its own (the budget ran out). */
 gboolean vmb_guard_fired(VmbGuard *guard);
 /* FALSE if the process has died. */
 gboolean vmb_guard_alive(VmbGuard *guard);
-/* Leaves the guard to go on alone until the agent answers (after a freeze that timed out). */
+/* A descriptor that polls POLLHUP when the process has died; borrowed, not to be read. */
+int vmb_guard_descriptor(VmbGuard *guard);
+/* Makes the guard release the guest, however long its agent takes to answer (after a freeze or thaw that
+ * timed out). Its other duties go on; vmb_guard_free() does not wait for it then. */
 void vmb_guard_detach(VmbGuard *guard);
 /* Tells the guard that all is done and waits for its end (bounded). Without this call, as after a
  * crash, the end of the pipe makes the guard thaw, resume, and end the job that has our socket. */

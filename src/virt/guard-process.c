@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The guard's own process: waits for words, the end of the pipe or the deadline, and then acts. */
+#include "virt/guard.h"
+#include "virt/agent.h"
+#include "virt/backup-job.h"
+#include "virt/guard-protocol.h"
+#include "util/log.h"
+#include "util/units.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#define SECOND G_GUINT64_CONSTANT(1000000000)
+/* Response timeout of a thaw: short, because it is asked again. */
+#define THAW_TIMEOUT_S 2
+/* Pauses between two attempts to release the guest. */
+#define PAUSE_FIRST_NS (SECOND / 10)
+#define PAUSE_LAST_NS (2 * SECOND)
+/* An agent that has not answered for so long will hardly do so, and nobody waits for us any more.
+ */
+#define RELEASE_NS (600 * SECOND)
+/* When the program died between freeze and thaw, its virDomainBackupBegin() may still be under way
+ * in the daemon, for 30 s if it waits for a lock. */
+#define LATE_JOB_NS (35 * SECOND)
+
+typedef struct {
+    char *uri, *uuid, *socket;
+    guint64 budget_ns;
+    gboolean may_freeze, may_pause;
+    VmbConnection *connection;
+    VmbDomain *domain;
+    gboolean had_io_error; /* before the backup: not ours to resume */
+    gboolean armed;        /* the guest may be frozen or paused by us */
+    gboolean releasing;    /* it is for us to release it */
+    gboolean acted;        /* the agent's timeout is ours to reset */
+    gboolean parent_gone, done;
+    guint64 deadline; /* of the budget */
+    guint64 give_up;  /* of our attempts to release */
+    guint64 next_try, pause;
+} Guard;
+
+static void report(int priority, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/* Nobody may be left to read the standard error of the program. */
+static void
+report(int priority, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    g_autofree char *text = g_strdup_vprintf(format, args);
+    va_end(args);
+    syslog(priority, "%s", text);
+    vmb_log(VMB_LOG_WARNING, "guard: %s", text);
+}
+
+static void
+say(char word)
+{
+    /* A program that is gone shows as the end of the pipe. */
+    if (send(VMB_GUARD_FD, &word, 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+        return;
+}
+
+/* After an error that may mean a restarted daemon; what fails here is tried again at the next
+ * attempt. */
+static void
+reconnect(Guard *guard, const GError *error)
+{
+    g_autoptr(GError) local = NULL;
+    if (!g_error_matches(error, VMB_ERROR, VMB_ERROR_LIBVIRT))
+        return;
+    if (!vmb_connection_reopen(guard->connection, &local) ||
+        !vmb_domain_refresh(guard->domain, &local))
+        report(LOG_WARNING, "%s", local->message);
+}
+
+static gboolean
+thaw(Guard *guard, GError **error)
+{
+    guint64 count = 0;
+    if (!guard->may_freeze)
+        return TRUE;
+    vmb_agent_set_timeout(guard->domain, THAW_TIMEOUT_S);
+    VmbThaw result = vmb_agent_thaw(guard->domain, &count, error);
+    if (result == VMB_THAW_ANSWERED)
+        report(LOG_NOTICE, "domain '%s': thawed %" G_GUINT64_FORMAT " filesystems",
+               vmb_domain_name(guard->domain), count);
+    return result != VMB_THAW_FAILED;
+}
+
+static gboolean
+resume(Guard *guard, GError **error)
+{
+    VmbDomainState state;
+    if (!guard->may_pause)
+        return TRUE;
+    if (!vmb_domain_state(guard->domain, &state, error))
+        return g_error_matches(*error, VMB_ERROR, VMB_ERROR_DOMAIN);
+    if (!state.paused || state.io_error)
+        return TRUE;
+    report(LOG_NOTICE, "domain '%s': resuming it", vmb_domain_name(guard->domain));
+    return vmb_domain_resume(guard->domain, error);
+}
+
+/* One attempt, with the next one scheduled unless it worked. */
+static void
+release(Guard *guard)
+{
+    g_autoptr(GError) error = NULL;
+    guard->acted = TRUE;
+    if (thaw(guard, &error) && resume(guard, &error)) {
+        guard->releasing = guard->armed = FALSE;
+        return;
+    }
+    report(LOG_WARNING, "%s", error->message);
+    reconnect(guard, error);
+    guint64 now = vmb_units_monotonic();
+    guard->next_try = now + guard->pause;
+    guard->pause = MIN(guard->pause * 2, PAUSE_LAST_NS);
+    if (now >= guard->give_up) {
+        report(LOG_ERR,
+               "domain '%s': giving up; if its guest is frozen or paused, `virsh domfsthaw %s` and "
+               "`virsh resume %s` release it",
+               vmb_domain_name(guard->domain), vmb_domain_name(guard->domain),
+               vmb_domain_name(guard->domain));
+        guard->releasing = guard->armed = FALSE;
+    }
+}
+
+static void
+start_releasing(Guard *guard)
+{
+    if (guard->releasing)
+        return;
+    guard->releasing = TRUE;
+    guard->pause = PAUSE_FIRST_NS;
+    guard->next_try = vmb_units_monotonic();
+    guard->give_up = guard->next_try + RELEASE_NS;
+}
+
+static void
+handle_word(Guard *guard, char word)
+{
+    switch (word) {
+    case VMB_GUARD_FREEZING:
+        guard->armed = TRUE;
+        guard->deadline = vmb_units_monotonic() + guard->budget_ns;
+        say(VMB_GUARD_ACK);
+        break;
+    case VMB_GUARD_THAWED:
+        guard->armed = guard->releasing = FALSE;
+        break;
+    case VMB_GUARD_STUCK:
+        guard->armed = TRUE;
+        start_releasing(guard);
+        break;
+    case VMB_GUARD_DONE:
+        guard->done = TRUE;
+        break;
+    default:
+        break;
+    }
+}
+
+static void
+receive(Guard *guard)
+{
+    char word;
+    ssize_t got = recv(VMB_GUARD_FD, &word, 1, MSG_DONTWAIT);
+    if (got == 1)
+        handle_word(guard, word);
+    else if (got == 0 || (errno != EINTR && errno != EAGAIN))
+        guard->parent_gone = TRUE;
+}
+
+static void
+wait_for_word(Guard *guard)
+{
+    guint64 until = G_MAXUINT64, now = vmb_units_monotonic();
+    if (guard->releasing)
+        until = guard->next_try;
+    else if (guard->armed)
+        until = guard->deadline;
+    int ms = -1;
+    if (until != G_MAXUINT64)
+        ms = until > now ? (int)MIN((until - now) / 1000000 + 1, 3600000) : 0;
+    struct pollfd pfd = {VMB_GUARD_FD, POLLIN, 0};
+    if (poll(&pfd, 1, ms) > 0)
+        receive(guard);
+}
+
+/* While the program lives. */
+static void
+watch(Guard *guard)
+{
+    while (!guard->done && !guard->parent_gone) {
+        wait_for_word(guard);
+        guint64 now = vmb_units_monotonic();
+        if (guard->armed && !guard->releasing && now >= guard->deadline) {
+            /* Before the thaw, so that a job which begins after it can be told from one before. */
+            say(VMB_GUARD_FIRED);
+            report(LOG_WARNING, "domain '%s': the freeze budget is over",
+                   vmb_domain_name(guard->domain));
+            start_releasing(guard);
+        }
+        if (guard->releasing && now >= guard->next_try)
+            release(guard);
+    }
+}
+
+/* TRUE once there is nothing left to wait for. */
+static gboolean
+end_job(Guard *guard, guint64 until)
+{
+    gboolean ended = FALSE;
+    g_autoptr(GError) error = NULL;
+    if (!vmb_backup_job_end_by_socket(guard->domain, guard->socket, &ended, &error)) {
+        if (g_error_matches(error, VMB_ERROR, VMB_ERROR_DOMAIN))
+            return TRUE;
+        report(LOG_WARNING, "%s", error->message);
+        reconnect(guard, error);
+        return FALSE;
+    }
+    if (ended)
+        report(LOG_NOTICE, "domain '%s': ended the backup job", vmb_domain_name(guard->domain));
+    return ended || vmb_units_monotonic() >= until;
+}
+
+/* QEMU pauses a guest whose scratch file could not grow, and the job's end does not resume it. */
+static void
+resume_after_io_error(Guard *guard)
+{
+    VmbDomainState state;
+    g_autoptr(GError) error = NULL;
+    if (guard->had_io_error || !vmb_domain_state(guard->domain, &state, &error) || !state.io_error)
+        return;
+    report(LOG_NOTICE, "domain '%s': resuming it after an I/O error",
+           vmb_domain_name(guard->domain));
+    if (!vmb_domain_resume(guard->domain, &error))
+        report(LOG_ERR, "%s", error->message);
+}
+
+/* After the program: the guest first, then the job unless the program said that all is done; both
+ * until they are done or time is up. */
+static void
+clean_up(Guard *guard)
+{
+    guint64 now = vmb_units_monotonic();
+    guint64 job_until = guard->armed ? now + LATE_JOB_NS : now, give_up = now + RELEASE_NS;
+    gboolean job_done = guard->done;
+    if (!guard->done)
+        report(LOG_WARNING, "domain '%s': vmbackup died during its backup",
+               vmb_domain_name(guard->domain));
+    if (guard->armed)
+        start_releasing(guard);
+    while ((guard->releasing || !job_done) && now < give_up) {
+        if (guard->releasing)
+            release(guard);
+        if (!job_done && (job_done = end_job(guard, job_until)))
+            resume_after_io_error(guard);
+        if (guard->releasing || !job_done)
+            g_usleep((gulong)(guard->releasing ? guard->pause : SECOND / 2) / 1000);
+        now = vmb_units_monotonic();
+    }
+}
+
+static gboolean
+read_spec(Guard *guard)
+{
+    g_autofree char *packet = g_malloc(VMB_GUARD_PACKET + 1);
+    ssize_t got = recv(VMB_GUARD_FD, packet, VMB_GUARD_PACKET, 0);
+    if (got <= 0)
+        return FALSE;
+    packet[got] = '\0';
+    const char *words[6];
+    gsize at = 0;
+    for (gsize i = 0; i < G_N_ELEMENTS(words); i++) {
+        if (at >= (gsize)got)
+            return FALSE;
+        words[i] = packet + at;
+        at += strlen(words[i]) + 1;
+    }
+    guard->uri = g_strdup(words[0]);
+    guard->uuid = g_strdup(words[1]);
+    guard->socket = g_strdup(words[2]);
+    guard->may_freeze = strcmp(words[4], "1") == 0;
+    guard->may_pause = strcmp(words[5], "1") == 0;
+    return g_ascii_string_to_unsigned(words[3], 10, 1, 3600 * SECOND, &guard->budget_ns, NULL);
+}
+
+static gboolean
+get_ready(Guard *guard, GError **error)
+{
+    VmbDomainState state;
+    guard->connection = vmb_connection_open(guard->uri, error);
+    if (guard->connection == NULL)
+        return FALSE;
+    guard->domain = vmb_domain_lookup(guard->connection, guard->uuid, error);
+    if (guard->domain == NULL || !vmb_domain_state(guard->domain, &state, error))
+        return FALSE;
+    guard->had_io_error = state.io_error;
+    return TRUE;
+}
+
+static void
+become_independent(void)
+{
+    static const int ignored[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGPIPE, SIGUSR1, SIGUSR2};
+    for (gsize i = 0; i < G_N_ELEMENTS(ignored); i++)
+        signal(ignored[i], SIG_IGN);
+    setsid();
+    openlog("vmbackup-guard", LOG_PID, LOG_DAEMON);
+    const char *log = g_getenv("VMBACKUP_TEST_GUARD_LOG");
+    if (log != NULL && freopen(log, "a", stderr) != NULL)
+        setvbuf(stderr, NULL, _IOLBF, 0);
+    g_unsetenv("VMBACKUP_TEST_FAIL_AT");
+}
+
+static void
+guard_clear(Guard *guard)
+{
+    vmb_domain_unref(guard->domain);
+    vmb_connection_unref(guard->connection);
+    g_free(guard->uri);
+    g_free(guard->uuid);
+    g_free(guard->socket);
+}
+
+int
+vmb_guard_main(int argc, char **argv)
+{
+    Guard guard = {0};
+    g_autoptr(GError) error = NULL;
+    become_independent();
+    if (!read_spec(&guard))
+        return 2;
+    if (!get_ready(&guard, &error)) {
+        g_autofree char *text = g_strdup_printf("%c%s", VMB_GUARD_ERROR, error->message);
+        send(VMB_GUARD_FD, text, strlen(text), MSG_NOSIGNAL);
+        guard_clear(&guard);
+        return 1;
+    }
+    say(VMB_GUARD_READY);
+    watch(&guard);
+    clean_up(&guard);
+    if (guard.acted)
+        vmb_agent_reset_timeout(guard.domain);
+    guard_clear(&guard);
+    return 0;
+}

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Freezing, pausing and releasing the guest around the start of the job, with the guard behind it.
+ */
+#include "virt/quiesce.h"
+#include "virt/agent.h"
+#include "virt/domain-xml.h"
+#include "util/fault.h"
+#include "util/log.h"
+#include "util/units.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define SECOND G_GUINT64_CONSTANT(1000000000)
+/* Between two attempts to thaw. */
+#define RETRY_PAUSE_US (50 * 1000)
+/* The agent's answer is awaited for half of the budget, so that the rest is left for a thaw. */
+#define TIMEOUT_S(budget_ns) ((int)MAX((budget_ns) / 2 / SECOND, 1))
+
+typedef enum { FREE, FROZEN, PAUSED, PAUSED_BEFORE } Held;
+
+struct VmbQuiesce {
+    VmbDomain *domain;
+    VmbQuiesceMode mode;
+    guint64 budget_ns;
+    VmbGuard *guard;
+    gboolean entered, left;
+    Held held;
+    gboolean
+        unanswered; /* the agent has not answered to the end: its timeout is the guard's to reset */
+    guint64
+        deadline_ns;  /* monotonic: when the guest must be free; set before the watchdog starts */
+    guint64 asked_ns; /* monotonic: when the freeze was asked for; 0: it was not */
+    guint64 filesystems;
+    guint64 ns;
+    VmbQuiesced result;
+    GThread *watchdog;
+    int wake_fd;  /* eventfd that ends the watchdog */
+    gint rescued; /* the watchdog released the guest */
+};
+
+static const char *const mode_names[] = {"auto", "require", "pause", "none"};
+
+const char *
+vmb_quiesce_mode_name(VmbQuiesceMode mode)
+{
+    g_return_val_if_fail(mode < G_N_ELEMENTS(mode_names), "?");
+    return mode_names[mode];
+}
+
+gboolean
+vmb_quiesce_mode_parse(const char *text, VmbQuiesceMode *mode, GError **error)
+{
+    for (gsize i = 0; i < G_N_ELEMENTS(mode_names); i++) {
+        if (strcmp(text, mode_names[i]) == 0) {
+            *mode = (VmbQuiesceMode)i;
+            return TRUE;
+        }
+    }
+    return vmb_error_set(
+        error, VMB_ERROR_USAGE,
+        "'%s' is no way to quiesce a guest; there are auto, require, pause and none", text);
+}
+
+VmbQuiesce *
+vmb_quiesce_new(VmbDomain *domain, VmbQuiesceMode mode, guint64 budget_ns, VmbGuard *guard)
+{
+    VmbQuiesce *quiesce = g_new0(VmbQuiesce, 1);
+    quiesce->domain = vmb_domain_ref(domain);
+    quiesce->mode = mode;
+    quiesce->budget_ns = budget_ns;
+    quiesce->guard = guard;
+    quiesce->wake_fd = -1;
+    return quiesce;
+}
+
+/* One attempt to let go of the guest. *@count: filesystems thawed, or 1 if it was resumed. */
+static gboolean
+release_once(VmbQuiesce *quiesce, guint64 *count, GError **error)
+{
+    VmbDomainState state;
+    *count = 0;
+    if (quiesce->held != PAUSED)
+        return vmb_agent_thaw(quiesce->domain, count, error) != VMB_THAW_FAILED;
+    if (!vmb_domain_state(quiesce->domain, &state, error))
+        return FALSE;
+    if (!state.paused)
+        return TRUE;
+    *count = 1;
+    return vmb_domain_resume(quiesce->domain, error);
+}
+
+/* Asks until the end of the budget, at least once. */
+static gboolean
+release(VmbQuiesce *quiesce, guint64 *count, GError **error)
+{
+    for (;;) {
+        g_autoptr(GError) local = NULL;
+        if (release_once(quiesce, count, &local))
+            return TRUE;
+        if (g_error_matches(local, VMB_ERROR, VMB_ERROR_LIBVIRT) &&
+            vmb_connection_reopen(vmb_domain_connection(quiesce->domain), NULL))
+            vmb_domain_refresh(quiesce->domain, NULL);
+        if (vmb_units_monotonic() + RETRY_PAUSE_US * 1000 >= quiesce->deadline_ns) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return FALSE;
+        }
+        g_usleep(RETRY_PAUSE_US);
+    }
+}
+
+static void
+rescue(VmbQuiesce *quiesce)
+{
+    guint64 count = 0;
+    g_autoptr(GError) error = NULL;
+    g_atomic_int_set(&quiesce->rescued, 1);
+    if (!release(quiesce, &count, &error))
+        vmb_warning("%s", error->message);
+}
+
+/* While the main thread is inside libvirt's begin, which may block, only this thread can notice
+ * that the guard has died and nobody else would thaw. The freeze itself may still be on its way, so
+ * at the deadline it thaws once more. */
+static gpointer
+watch_guard(gpointer data)
+{
+    VmbQuiesce *quiesce = data;
+    struct pollfd pfds[] = {{quiesce->wake_fd, POLLIN, 0},
+                            {vmb_guard_descriptor(quiesce->guard), 0, 0}};
+    while (poll(pfds, 2, -1) < 0 && errno == EINTR)
+        continue;
+    if (pfds[0].revents != 0)
+        return NULL;
+    vmb_warning("domain '%s': the freeze guard has died; releasing the guest at once",
+                vmb_domain_name(quiesce->domain));
+    rescue(quiesce);
+    guint64 now = vmb_units_monotonic();
+    int ms = now < quiesce->deadline_ns ? (int)((quiesce->deadline_ns - now) / 1000000) : 0;
+    if (poll(pfds, 1, ms) == 0)
+        rescue(quiesce);
+    return NULL;
+}
+
+/* The last steps before the freeze or pause is asked for. */
+static gboolean
+arm(VmbQuiesce *quiesce, Held held, GError **error)
+{
+    quiesce->held = held;
+    quiesce->deadline_ns = vmb_units_monotonic() + quiesce->budget_ns;
+    quiesce->wake_fd = eventfd(0, EFD_CLOEXEC);
+    if (quiesce->wake_fd < 0)
+        return vmb_error_errno(error, errno, "cannot make an event descriptor");
+    quiesce->watchdog = g_thread_try_new("guard-watch", watch_guard, quiesce, error);
+    if (quiesce->watchdog == NULL || !vmb_guard_freezing(quiesce->guard, error))
+        return FALSE;
+    quiesce->asked_ns = vmb_units_monotonic();
+    return vmb_fault_point("freeze-asked", error);
+}
+
+static void
+stop_watchdog(VmbQuiesce *quiesce)
+{
+    if (quiesce->watchdog != NULL) {
+        eventfd_write(quiesce->wake_fd, 1);
+        g_thread_join(g_steal_pointer(&quiesce->watchdog));
+    }
+    if (quiesce->wake_fd >= 0)
+        close(quiesce->wake_fd);
+    quiesce->wake_fd = -1;
+}
+
+/* The guest is free, or, after @stuck, for the guard to free. */
+static void
+tell_guard(VmbQuiesce *quiesce, gboolean stuck)
+{
+    g_autoptr(GError) local = NULL;
+    quiesce->unanswered = stuck;
+    if (stuck)
+        vmb_guard_detach(quiesce->guard);
+    else if (!vmb_guard_thawed(quiesce->guard, &local))
+        vmb_debug("%s", local->message);
+}
+
+/* What --quiesce=require makes of a reason, after it was added. */
+static gboolean
+weaker(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
+{
+    const VmbReason *reason = g_ptr_array_index(reasons, reasons->len - 1);
+    if (quiesce->mode != VMB_QUIESCE_REQUIRE)
+        return TRUE;
+    return vmb_error_set(error, VMB_ERROR_QUIESCE, "domain '%s': %s (--quiesce=require)",
+                         vmb_domain_name(quiesce->domain), reason->message);
+}
+
+/* After a freeze that has not been answered, or was answered for no filesystem. */
+static void
+undo_freeze(VmbQuiesce *quiesce, GPtrArray *reasons)
+{
+    guint64 count = 0;
+    g_autoptr(GError) local = NULL;
+    gboolean released = release(quiesce, &count, &local);
+    tell_guard(quiesce, !released);
+    if (!released)
+        vmb_reason_add(
+            reasons, VMB_REASON_THAW_DELAYED, NULL,
+            "the guest may still freeze late, and does not answer (%s); the guard goes on "
+            "asking it to thaw",
+            local->message);
+}
+
+static gboolean
+freeze_failed(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
+{
+    gboolean uncertain = vmb_agent_is_uncertain();
+    g_autoptr(GError) local = NULL;
+    vmb_virt_error(&local, VMB_ERROR_QUIESCE, "the guest could not be frozen");
+    if (uncertain) {
+        undo_freeze(quiesce, reasons);
+        vmb_reason_add(reasons, VMB_REASON_AGENT_TIMEOUT, NULL,
+                       "%s; see that qemu-guest-agent works in the guest, or allow more time with "
+                       "--freeze-timeout",
+                       local->message);
+        return weaker(quiesce, reasons, error);
+    }
+    /* The agent has answered, and undone its own half-made freeze. A guest that another program
+     * froze is that program's to thaw. */
+    tell_guard(quiesce, FALSE);
+    vmb_reason_add(reasons, VMB_REASON_FREEZE_FAILED, NULL,
+                   "%s; if no other backup is at work, `virsh domfsthaw %s` ends a freeze that was "
+                   "left behind",
+                   local->message, vmb_domain_name(quiesce->domain));
+    return weaker(quiesce, reasons, error);
+}
+
+static gboolean
+freeze(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
+{
+    vmb_agent_set_timeout(quiesce->domain, TIMEOUT_S(quiesce->budget_ns));
+    if (!arm(quiesce, FROZEN, error))
+        return FALSE;
+    int n = virDomainFSFreeze(vmb_domain_handle(quiesce->domain), NULL, 0, 0);
+    if (n > 0) {
+        quiesce->filesystems = (guint64)n;
+        return vmb_fault_point("frozen", error);
+    }
+    quiesce->held = FREE;
+    if (n < 0)
+        return freeze_failed(quiesce, reasons, error);
+    undo_freeze(quiesce, reasons);
+    vmb_reason_add(reasons, VMB_REASON_FREEZE_EMPTY, NULL,
+                   "the guest agent froze no filesystem at all");
+    return weaker(quiesce, reasons, error);
+}
+
+static gboolean
+pause_domain(VmbQuiesce *quiesce, GError **error)
+{
+    if (!arm(quiesce, PAUSED, error))
+        return FALSE;
+    g_autoptr(GError) local = NULL;
+    if (!vmb_domain_suspend(quiesce->domain, &local))
+        return vmb_error_set(error, VMB_ERROR_QUIESCE, "%s", local->message);
+    return vmb_fault_point("frozen", error);
+}
+
+static gboolean
+find_agent(VmbQuiesce *quiesce, gboolean *configured, gboolean *connected, GError **error)
+{
+    char *xml = virDomainGetXMLDesc(vmb_domain_handle(quiesce->domain), 0);
+    if (xml == NULL)
+        return vmb_virt_error(error, VMB_ERROR_DOMAIN, "cannot read the XML of the domain '%s'",
+                              vmb_domain_name(quiesce->domain));
+    g_autoptr(VmbDomainInfo) info = vmb_domain_info_from_xml(xml, error);
+    free(xml);
+    if (info == NULL)
+        return FALSE;
+    *configured = info->agent_channel;
+    *connected = info->agent_connected;
+    return TRUE;
+}
+
+/* Freezes unless it is clear beforehand that it cannot be. */
+static gboolean
+try_freeze(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
+{
+    gboolean configured = FALSE, connected = FALSE;
+    if (!find_agent(quiesce, &configured, &connected, error))
+        return FALSE;
+    if (connected)
+        return freeze(quiesce, reasons, error);
+    if (configured)
+        vmb_reason_add(reasons, VMB_REASON_AGENT_ABSENT, NULL,
+                       "the guest agent is not connected, so nothing is frozen; install and start "
+                       "qemu-guest-agent in the guest");
+    else
+        vmb_reason_add(reasons, VMB_REASON_AGENT_ABSENT, NULL,
+                       "the domain has no channel for a guest agent, so nothing is frozen; add "
+                       "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/>"
+                       "</channel> by `virsh edit %s` and qemu-guest-agent in the guest",
+                       vmb_domain_name(quiesce->domain));
+    return weaker(quiesce, reasons, error);
+}
+
+static gboolean
+enter(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
+{
+    VmbDomainState state;
+    if (quiesce->mode == VMB_QUIESCE_NONE) {
+        vmb_reason_add(reasons, VMB_REASON_QUIESCE_NONE, NULL,
+                       "the guest is not quiesced, as asked");
+        return TRUE;
+    }
+    if (!vmb_domain_state(quiesce->domain, &state, error))
+        return FALSE;
+    if (!state.active)
+        return vmb_error_set(error, VMB_ERROR_DOMAIN, "the domain '%s' is shut off",
+                             vmb_domain_name(quiesce->domain));
+    if (state.paused) {
+        vmb_reason_add(reasons, VMB_REASON_DOMAIN_PAUSED, NULL,
+                       "the domain is paused already, so there is nothing to freeze");
+        quiesce->held = PAUSED_BEFORE;
+        return weaker(quiesce, reasons, error);
+    }
+    if (quiesce->mode == VMB_QUIESCE_PAUSE)
+        return pause_domain(quiesce, error);
+    return try_freeze(quiesce, reasons, error);
+}
+
+gboolean
+vmb_quiesce_enter(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
+{
+    g_return_val_if_fail(!quiesce->entered, FALSE);
+    quiesce->entered = TRUE;
+    if (enter(quiesce, reasons, error))
+        return TRUE;
+    vmb_quiesce_leave(quiesce, reasons, NULL);
+    return FALSE;
+}
+
+static gboolean
+judge(VmbQuiesce *quiesce, gboolean fired, guint64 count, GPtrArray *reasons, GError **error)
+{
+    if (fired) {
+        g_autofree char *budget = vmb_units_format_duration(quiesce->budget_ns);
+        vmb_reason_add(reasons, VMB_REASON_FREEZE_BUDGET, NULL,
+                       "the job had not begun when the freeze budget of %s was over; the guest was "
+                       "released before",
+                       budget);
+        return weaker(quiesce, reasons, error);
+    }
+    if (g_atomic_int_get(&quiesce->rescued) || count == 0) {
+        vmb_reason_add(reasons, VMB_REASON_THAWED_BY_ITSELF, NULL,
+                       "the guest was no longer %s when the job had begun",
+                       quiesce->held == PAUSED ? "paused" : "frozen");
+        return weaker(quiesce, reasons, error);
+    }
+    quiesce->result = quiesce->held == PAUSED ? VMB_QUIESCED_PAUSED : VMB_QUIESCED_FILESYSTEMS;
+    return TRUE;
+}
+
+/* Nothing is between the return of begin and the release but one look at the guard's word. */
+static gboolean
+leave_held(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
+{
+    guint64 count = 0;
+    g_autoptr(GError) local = NULL;
+    gboolean fired = vmb_guard_fired(quiesce->guard);
+    gboolean released = release(quiesce, &count, &local);
+    quiesce->ns = vmb_units_monotonic() - quiesce->asked_ns;
+    tell_guard(quiesce, !released);
+    stop_watchdog(quiesce);
+    if (!vmb_fault_point("thawed", error))
+        return FALSE;
+    if (released)
+        return judge(quiesce, fired, count, reasons, error);
+    vmb_reason_add(reasons, VMB_REASON_THAW_DELAYED, NULL,
+                   "%s; the guard goes on asking until it is done", local->message);
+    return weaker(quiesce, reasons, error);
+}
+
+gboolean
+vmb_quiesce_leave(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
+{
+    gboolean ok = TRUE;
+    if (!quiesce->entered || quiesce->left)
+        return TRUE;
+    quiesce->left = TRUE;
+    if (quiesce->held == FROZEN || quiesce->held == PAUSED)
+        ok = leave_held(quiesce, reasons, error);
+    else if (!quiesce->unanswered)
+        tell_guard(quiesce, FALSE);
+    if (quiesce->held == PAUSED_BEFORE && quiesce->mode == VMB_QUIESCE_PAUSE)
+        quiesce->result = VMB_QUIESCED_PAUSED;
+    stop_watchdog(quiesce);
+    if (quiesce->asked_ns != 0 && !quiesce->unanswered && quiesce->mode != VMB_QUIESCE_PAUSE)
+        vmb_agent_reset_timeout(quiesce->domain);
+    return ok;
+}
+
+void
+vmb_quiesce_free(VmbQuiesce *quiesce)
+{
+    if (quiesce == NULL)
+        return;
+    g_autoptr(GPtrArray) reasons = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_reason_free);
+    g_autoptr(GError) local = NULL;
+    if (!vmb_quiesce_leave(quiesce, reasons, &local))
+        vmb_info("%s", local->message);
+    vmb_domain_unref(quiesce->domain);
+    g_free(quiesce);
+}
+
+VmbQuiesced
+vmb_quiesce_result(VmbQuiesce *quiesce, guint64 *filesystems, guint64 *ns)
+{
+    if (filesystems != NULL)
+        *filesystems = quiesce->filesystems;
+    if (ns != NULL)
+        *ns = quiesce->ns;
+    return quiesce->result;
+}
+
+gboolean
+vmb_quiesce_thaw_leftover(VmbDomain *domain, int timeout_s, gboolean *was_frozen, GError **error)
+{
+    guint64 count = 0;
+    vmb_agent_set_timeout(domain, timeout_s);
+    VmbThaw thaw = vmb_agent_thaw(domain, &count, error);
+    vmb_agent_reset_timeout(domain);
+    *was_frozen = count > 0;
+    return thaw != VMB_THAW_FAILED;
+}
