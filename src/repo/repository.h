@@ -59,17 +59,20 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPoint, vmb_point_free)
 GPtrArray *vmb_repo_domain_points(VmbRepoDomain *domain, GError **error);
 
 /* Finds points by what a user writes: "DOMAIN/ID", "DOMAIN/latest", "DOMAIN/prefix" (unique), and
- * "DOMAIN" for the latest; DOMAIN is a name (of the newest point that has it) or a UUID. Errors:
- * VMB_ERROR_DOMAIN, also when a name fits several domains: they are listed. @points (optional) gets
- * the domain's points, which the returned one (borrowed from it) belongs to. */
+ * "DOMAIN" for the latest (highest number) that is not damaged; DOMAIN is a UUID, or the name that the
+ * domain has in its newest point. Errors:
+ * VMB_ERROR_DOMAIN, also when a name fits several domains: they are listed; VMB_ERROR_DAMAGE if the
+ * point that is meant is damaged. *@points gets the domain's points, which the returned one (borrowed
+ * from it) belongs to; NULL on error. */
 VmbPoint *vmb_repository_find_point(VmbRepository *repository, const char *text,
                                     GPtrArray **points, GError **error);
 /* UUID of the domain that a user names (name or UUID). Free with g_free(). */
 char *vmb_repository_find_domain(VmbRepository *repository, const char *text, GError **error);
 
 /* The chain of one disk: [0] is @point's own, then its parent, down to the full. Elements are
- * VmbChainLink, owned by the array; points stay owned by @points. Errors: VMB_ERROR_DAMAGE (missing
- * or damaged parent, a loop, a parent that is not older, sizes or checkpoints that do not fit). */
+ * VmbChainLink, owned by the array; points stay owned by @points. Errors: VMB_ERROR_DOMAIN if @point
+ * does not hold the disk; VMB_ERROR_DAMAGE (missing or damaged parent, a parent that is not older, which
+ * covers loops, or without the disk, or with another checkpoint than the one the child began from). */
 typedef struct {
     VmbPoint *point;
     const VmbManifestDisk *disk;

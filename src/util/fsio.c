@@ -104,6 +104,12 @@ vmb_fs_write_file(int dir_fd, const char *name, const void *content, gsize lengt
         vmb_fs_open_beneath(dir_fd, temporary, O_WRONLY | O_CREAT | O_EXCL, 0600, "", error);
     if (fd < 0)
         return FALSE;
+    /* The umask may have taken bits away. */
+    if (fchmod(fd, 0600) < 0) {
+        int err = errno;
+        unlinkat(dir_fd, temporary, 0);
+        return vmb_error_errno(error, err, "cannot set the mode of %s", name);
+    }
     if (!vmb_fs_pwrite(fd, content, length, 0, name, error) || !vmb_fs_sync(fd, name, error)) {
         unlinkat(dir_fd, temporary, 0);
         return FALSE;

@@ -135,3 +135,91 @@ fixture_add_disk(VmbManifest *manifest, VmbManifestDisk *disk)
         manifest->level = VMB_LEVEL_INCREMENTAL;
     g_ptr_array_add(manifest->disks, disk);
 }
+
+/* The file @name below @dir_fd with this content. */
+G_GNUC_UNUSED static void
+fixture_write(int dir_fd, const char *name, const char *content)
+{
+    g_autoptr(GError) error = NULL;
+    vmb_fs_write_file(dir_fd, name, content, strlen(content), &error);
+    g_assert_no_error(error);
+}
+
+G_GNUC_UNUSED static VmbRepository *
+fixture_repository(const Fixture *fixture)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *path = g_build_filename(fixture->path, "repo", NULL);
+    if (!g_file_test(path, G_FILE_TEST_EXISTS)) {
+        vmb_repository_init(path, &error);
+        g_assert_no_error(error);
+    }
+    VmbRepository *repository = vmb_repository_open(path, &error);
+    g_assert_no_error(error);
+    return repository;
+}
+
+G_GNUC_UNUSED static VmbRepoDomain *
+fixture_domain(VmbRepository *repository, const char *uuid)
+{
+    g_autoptr(GError) error = NULL;
+    VmbRepoDomain *domain = vmb_repo_domain_open(repository, uuid, TRUE, &error);
+    g_assert_no_error(error);
+    return domain;
+}
+
+/* points/@id with just a manifest of this text. */
+G_GNUC_UNUSED static void
+fixture_store_text(VmbRepoDomain *domain, const char *id, const char *text)
+{
+    g_autofree char *path = g_build_filename(VMB_LAYOUT_POINTS, id, NULL);
+    int fd = vmb_repo_domain_fd(domain);
+    g_assert_true(mkdirat(fd, path, 0700) == 0 || errno == EEXIST);
+    g_auto(VmbFd) dir = openat(fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    g_assert_cmpint(dir, >=, 0);
+    fixture_write(dir, VMB_LAYOUT_MANIFEST, text);
+}
+
+/* Takes @manifest. */
+G_GNUC_UNUSED static void
+fixture_store(VmbRepoDomain *domain, VmbManifest *manifest)
+{
+    g_autofree char *text = vmb_manifest_serialise(manifest);
+    fixture_store_text(domain, manifest->id, text);
+    vmb_manifest_free(manifest);
+}
+
+/* Point number @n of one disk, as an incremental on @parent (0: a full). */
+G_GNUC_UNUSED static void
+fixture_store_point(VmbRepoDomain *domain, const char *name, guint n, guint parent)
+{
+    VmbManifest *manifest = fixture_manifest(name, vmb_repo_domain_uuid(domain), n);
+    fixture_add_disk(manifest, fixture_disk("vda", n, parent));
+    fixture_store(domain, manifest);
+}
+
+/* A process that is root becomes somebody else until fixture_as_root(). */
+G_GNUC_UNUSED static void
+fixture_as_nobody(const Fixture *fixture)
+{
+    if (geteuid() == 0) {
+        g_assert_cmpint(chmod(fixture->path, 0711), ==, 0);
+        g_assert_cmpint(seteuid(65534), ==, 0);
+    }
+}
+
+G_GNUC_UNUSED static void
+fixture_as_root(void)
+{
+    if (getuid() == 0)
+        g_assert_cmpint(seteuid(0), ==, 0);
+}
+
+/* Runs the test @path of this program with one more variable; it must succeed. */
+G_GNUC_UNUSED static void
+fixture_run_with_fault(const char *path, const char *fault)
+{
+    g_setenv("VMBACKUP_TEST_FAIL_AT", fault, TRUE);
+    g_test_trap_subprocess(path, 0, G_TEST_SUBPROCESS_DEFAULT);
+    g_unsetenv("VMBACKUP_TEST_FAIL_AT");
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the files of the repository layer know of each other; nobody else includes this. */
+#pragma once
+#include "repo/repository.h"
+
+struct VmbRepository {
+    char *path; /* absolute */
+    char *id;
+    int fd;
+};
+
+struct VmbRepoDomain {
+    char *repository_path;
+    char *repository_id;
+    char *uuid;
+    int root_fd; /* the repository */
+    int fd;      /* domains/<uuid> */
+};
+
+/* Opens @path as a directory; *@absolute gets its absolute form also on error. Errors: as for
+ * vmb_repository_open(). */
+int vmb_repository_open_root(const char *path, char **absolute, GError **error);
+
+/* Ids of a domain's points (names of the right form), sorted as text. With @complain the others are
+ * named in warnings. No points at all is an empty array. */
+GPtrArray *vmb_repo_domain_point_ids(VmbRepoDomain *domain, gboolean complain, GError **error);
+
+/* One point; NULL without an error if it is none (any more). */
+VmbPoint *vmb_repo_domain_read_point(VmbRepoDomain *domain, const char *id, GError **error);
+
+/* domains/<uuid>/sequence; 0 if it is absent. Errors: VMB_ERROR_DAMAGE and others. */
+gboolean vmb_repo_domain_read_sequence(VmbRepoDomain *domain, guint64 *sequence, GError **error);
+
+/* "web01/20261121T020000Z"; with a damaged manifest the UUID stands for the name. Free with g_free(). */
+char *vmb_point_name(const VmbPoint *point);
