@@ -246,6 +246,24 @@ read_labels(VmbDomainInfo *info, xmlNode *domain)
     }
 }
 
+/* A serial that several disks carry is no identity. */
+static void
+tell_twins_apart(VmbDomainInfo *info)
+{
+    for (guint i = 0; i < info->disks->len; i++) {
+        VmbDiskInfo *disk = g_ptr_array_index(info->disks, i);
+        gboolean twins = FALSE;
+        for (guint j = 0; j < info->disks->len && disk->serial != NULL; j++) {
+            const VmbDiskInfo *other = g_ptr_array_index(info->disks, j);
+            twins |= j != i && g_strcmp0(disk->serial, other->serial) == 0;
+        }
+        if (!twins)
+            continue;
+        g_free(disk->id);
+        disk->id = g_strconcat("target:", disk->target, NULL);
+    }
+}
+
 VmbDomainInfo *
 vmb_domain_info_from_xml(const char *live_xml, GError **error)
 {
@@ -260,6 +278,7 @@ vmb_domain_info_from_xml(const char *live_xml, GError **error)
     info->disks = g_ptr_array_new_with_free_func(free_disk);
     info->qemu_uid = info->qemu_gid = G_MAXUINT64;
     read_disks(info, devices);
+    tell_twins_apart(info);
     read_boot_files(info, vmb_xml_child(domain, "os"));
     read_agent(info, devices);
     read_labels(info, domain);

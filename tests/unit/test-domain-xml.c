@@ -267,6 +267,21 @@ test_probe_random(void)
     g_rmdir(dir);
 }
 
+/* Two disks with one serial must never share a chain. */
+static void
+test_twins(void)
+{
+    g_autoptr(VmbDomainInfo) info =
+        parse("<domain><devices>"
+              "<disk type='file'><source file='/a'/><target dev='vda'/><serial>S</serial></disk>"
+              "<disk type='file'><source file='/b'/><target dev='vdb'/><serial>T</serial></disk>"
+              "<disk type='file'><source file='/c'/><target dev='vdc'/><serial>S</serial></disk>"
+              "</devices></domain>");
+    static const char *const ids[] = {"target:vda", "serial:T", "target:vdc"};
+    for (guint i = 0; i < G_N_ELEMENTS(ids); i++)
+        g_assert_cmpstr(((VmbDiskInfo *)g_ptr_array_index(info->disks, i))->id, ==, ids[i]);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -279,5 +294,6 @@ main(int argc, char **argv)
     g_test_add_func("/domain-xml/compare", test_compare);
     g_test_add_func("/image-probe/headers", test_probe);
     g_test_add_func("/image-probe/random", test_probe_random);
+    g_test_add_func("/domain-xml/twins", test_twins);
     return g_test_run();
 }
