@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What a repository holds, for listing and showing. */
+#pragma once
+#include "repo/state.h"
+
+/* One domain of the repository. */
+typedef struct {
+    char *uuid;
+    char *name;        /* of the newest point that can be read; NULL if there is none */
+    GPtrArray *points; /* VmbPoint by sequence, damaged ones last; empty if @damage is set */
+    GError *damage;    /* its points could not be looked at */
+} VmbCatalogDomain;
+
+/* Domains in the order of their names. @domain: name or UUID of the only one that is wanted; NULL:
+ * all. GPtrArray of VmbCatalogDomain. Errors: as vmb_repository_open() and
+ * vmb_repository_find_domain(). */
+GPtrArray *vmb_catalog_read(const char *repository, const char *domain, GError **error);
+
+/* One point with its state and its manifest as it is stored. */
+typedef struct {
+    GPtrArray *points; /* all of the domain; owns @point */
+    VmbPoint *point;
+    VmbPointState state;
+    VmbJson *manifest;
+} VmbCatalogPoint;
+void vmb_catalog_point_free(VmbCatalogPoint *entry);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbCatalogPoint, vmb_catalog_point_free)
+
+/* @text: as for vmb_repository_find_point(). Errors: the same, and VMB_ERROR_DAMAGE. */
+VmbCatalogPoint *vmb_catalog_find(const char *repository, const char *text, GError **error);
