@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The shapes of --json: what scripts rely on, in one place. */
+#pragma once
+#include "repo/check.h"
+#include "repo/state.h"
+
+#define VMB_JSON_SCHEMA 1
+
+/* All functions return new objects; free with json_object_put() or hand them to a container. */
+
+/* {"schema": 1}, with "type" if @type is not NULL. */
+VmbJson *vmb_view_new(const char *type);
+
+/* A point as in `list`: id, sequence, domain, uuid, time, level, consistency, stored, disks. */
+VmbJson *vmb_view_point(const VmbManifest *manifest);
+
+/* A point that cannot be read: id, domain (may be NULL), uuid, damaged, error. @id may be NULL. */
+VmbJson *vmb_view_damaged(const char *id, const char *domain, const char *uuid,
+                          const GError *error);
+
+/* Array of {"code", "warning", "disk", "message"} from VmbReason. */
+VmbJson *vmb_view_reasons(const GPtrArray *reasons);
+
+/* {"code", "message"}; NULL (JSON null) for no error. */
+VmbJson *vmb_view_error(const GError *error);
+
+/* Array of {"point", "disk", "file", "offset", "length", "message"} from VmbFinding; offset is null
+ * where there is none. */
+VmbJson *vmb_view_findings(const GPtrArray *findings);
+
+/* {"verified": time or null, "result": "ok", "damaged" or null}. */
+VmbJson *vmb_view_state(const VmbPointState *state);
