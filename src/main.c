@@ -1,7 +1,44 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Start of the program; to be given its verbs by the command-line layer. */
+/* Start of the program: the table of verbs. */
+#include "cli/verbs.h"
+#include "virt/guard.h"
+
+#include <locale.h>
+#include <signal.h>
+#include <string.h>
+
+static const VmbVerb verbs[] = {
+    {"init", "make a repository", "", "  vmbackup -r /backup init\n", vmb_verb_init},
+    {"backup", "back up running domains", "DOMAIN... | --all",
+     "  vmbackup -r /backup backup web01\n"
+     "  vmbackup -r /backup backup --all --jobs 2 --quiesce require\n",
+     vmb_verb_backup},
+    {"list", "list restore points", "[DOMAIN]",
+     "  vmbackup -r /backup list\n"
+     "  vmbackup -r /backup list web01 --json\n",
+     vmb_verb_list},
+    {"show", "show all about a restore point", "DOMAIN/POINT",
+     "  vmbackup -r /backup show web01/latest\n", vmb_verb_show},
+    {"verify", "read points back and find damage", "[DOMAIN[/POINT]]...",
+     "  vmbackup -r /backup verify\n"
+     "  vmbackup -r /backup verify web01/latest\n",
+     vmb_verb_verify},
+    {"restore", "restore a point into a directory", "DOMAIN/POINT",
+     "  vmbackup -r /backup restore web01/latest --to /restore\n"
+     "  vmbackup -r /backup restore web01/20261121 --to /restore --name web02 --start\n",
+     vmb_verb_restore},
+    {"doctor", "say what stands in the way of incremental backups", "[DOMAIN]...",
+     "  vmbackup -r /backup doctor web01\n", vmb_verb_doctor},
+    {NULL},
+};
+
 int
-main(void)
+main(int argc, char **argv)
 {
-    return 0;
+    if (argc > 1 && strcmp(argv[1], VMB_GUARD_VERB) == 0)
+        return vmb_guard_main(argc, argv);
+    setlocale(LC_ALL, "");
+    setlocale(LC_NUMERIC, "C"); /* numbers are read and written for programs, too */
+    signal(SIGPIPE, SIG_IGN);
+    return vmb_command_main(verbs, argc, argv);
 }

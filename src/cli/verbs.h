@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The verbs, each in the file of its name; main() puts them into a table. */
+#pragma once
+#include "cli/command.h"
+
+int vmb_verb_init(VmbCommand *command);
+int vmb_verb_backup(VmbCommand *command);
+int vmb_verb_list(VmbCommand *command);
+int vmb_verb_show(VmbCommand *command);
+int vmb_verb_verify(VmbCommand *command);
+int vmb_verb_restore(VmbCommand *command);
+int vmb_verb_doctor(VmbCommand *command);
