@@ -43,7 +43,9 @@ gboolean vmb_chain_digests_end(VmbChain *chain, guint layer, guint8 digest[VMB_D
                                GError **error);
 
 /* Per worker thread: reads and decodes the blocks of a chunk whose blocks[] the producer filled from
- * windows, verifies their digests, and leaves the bytes in chunk->data (ZERO and ABSENT as zeroes). */
+ * windows, verifies their digests, and leaves the bytes in chunk->data (ZERO and ABSENT as zeroes).
+ * Afterwards blocks[].stored and .stored_length are the true stored form (in chunk->data or
+ * chunk->output), so that a qcow2 target can take it as it is. */
 typedef struct VmbDecoder VmbDecoder;
 VmbDecoder *vmb_decoder_new(VmbChain *chain);
 void vmb_decoder_free(VmbDecoder *decoder);
