@@ -119,7 +119,7 @@ print_summary(const Backup *backup, const GError *error, int status)
 static int
 fail(const Backup *backup, const GError *error)
 {
-    int status = vmb_command_fail(backup->command, error);
+    int status = vmb_command_fail(error);
     print_summary(backup, error, status);
     return status;
 }

@@ -59,15 +59,20 @@ print_verb_help(const VmbVerb *verb, const VmbOption *options)
 }
 
 int
-vmb_command_fail(const VmbCommand *command, const GError *error)
+vmb_command_fail(const GError *error)
+{
+    vmb_log(VMB_LOG_ERROR, "%s", error->message);
+    return vmb_exit_status(error);
+}
+
+/* A command line that cannot be read: where to read on, but not the whole help. */
+static int
+fail_usage(const VmbCommand *command, const GError *error)
 {
     const char *verb = command->verb != NULL ? command->verb->name : NULL;
-    if (g_error_matches(error, VMB_ERROR, VMB_ERROR_USAGE))
-        vmb_log(VMB_LOG_ERROR, "%s; see 'vmbackup%s%s --help'", error->message,
-                verb != NULL ? " " : "", verb != NULL ? verb : "");
-    else
-        vmb_log(VMB_LOG_ERROR, "%s", error->message);
-    return vmb_exit_status(error);
+    vmb_log(VMB_LOG_ERROR, "%s; see 'vmbackup%s%s --help'", error->message,
+            verb != NULL ? " " : "", verb != NULL ? verb : "");
+    return VMB_EXIT_USAGE;
 }
 
 static gboolean
@@ -109,7 +114,7 @@ vmb_command_begin(VmbCommand *command, const VmbOption *options, guint min, guin
     if (good && print_if_asked(command, options))
         return FALSE;
     if (!good || !check_operands(command, min, max, &error)) {
-        *status = vmb_command_fail(command, error);
+        *status = fail_usage(command, error);
         return FALSE;
     }
     g_ptr_array_add(command->operands, NULL);
@@ -164,7 +169,7 @@ run_verb(VmbCommand *command, const VmbVerb *verbs, const char *name)
     g_autoptr(GError) error = NULL;
     const VmbVerb *verb = find_verb(verbs, name, &error);
     if (verb == NULL)
-        return vmb_command_fail(command, error);
+        return fail_usage(command, error);
     g_autoptr(GPtrArray) operands = g_ptr_array_new();
     command->verb = verb;
     command->operands = operands;
@@ -185,18 +190,18 @@ vmb_command_main(const VmbVerb *verbs, int argc, char **argv)
     g_autoptr(GError) error = NULL;
     int used = vmb_options_read(argv + 1, tables, 1, NULL, &error);
     if (used < 0)
-        return vmb_command_fail(&command, error);
+        return fail_usage(&command, error);
     char **rest = argv + 1 + used;
     if (rest[0] == NULL && (command.version || command.help)) {
         if (command.version)
             vmb_output_text("vmbackup " VMB_VERSION "\n");
         else
             print_overview(verbs, general);
-        return vmb_output_finish(&error) ? VMB_EXIT_OK : vmb_command_fail(&command, error);
+        return vmb_output_finish(&error) ? VMB_EXIT_OK : vmb_command_fail(error);
     }
     if (rest[0] == NULL) {
         vmb_error_set(&error, VMB_ERROR_USAGE, "no verb was given");
-        return vmb_command_fail(&command, error);
+        return fail_usage(&command, error);
     }
     command.args = rest + 1;
     return run_verb(&command, verbs, rest[0]);

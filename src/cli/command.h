@@ -44,5 +44,5 @@ const char *const *vmb_command_operands(const VmbCommand *command);
 /* Ends a list that an option filled; NULL if it is empty. Borrowed from @list. */
 const char *const *vmb_command_vector(GPtrArray *list);
 
-/* Tells @error, and for wrong usage where to read on. Returns the exit status. */
-int vmb_command_fail(const VmbCommand *command, const GError *error);
+/* Tells @error. Returns the exit status. */
+int vmb_command_fail(const GError *error);

@@ -78,7 +78,7 @@ vmb_verb_doctor(VmbCommand *command)
     job.cancel = vmb_signals_install();
     g_autoptr(GPtrArray) lines = vmb_doctor(&job, &error);
     if (lines == NULL)
-        return vmb_command_fail(command, error);
+        return vmb_command_fail(error);
     if (json)
         print_json(lines);
     else if (!command->quiet)

@@ -15,7 +15,7 @@ vmb_verb_init(VmbCommand *command)
         return status;
     const char *path = vmb_command_repository(command, &error);
     if (path == NULL || !vmb_repository_init(path, &error))
-        return vmb_command_fail(command, error);
+        return vmb_command_fail(error);
     if (!command->quiet)
         vmb_output_line("The repository %s is ready; now: vmbackup -r %s backup DOMAIN", path,
                         path);

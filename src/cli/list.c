@@ -116,7 +116,7 @@ vmb_verb_list(VmbCommand *command)
     if (path != NULL)
         domains = vmb_catalog_read(path, vmb_command_operands(command)[0], &error);
     if (domains == NULL)
-        return vmb_command_fail(command, error);
+        return vmb_command_fail(error);
     if (json)
         print_json(domains);
     else

@@ -117,7 +117,7 @@ print_text(const VmbRestoreResult *result)
 static int
 fail(const Restore *restore, const GError *error)
 {
-    int status = vmb_command_fail(restore->command, error);
+    int status = vmb_command_fail(error);
     print_summary(restore, NULL, error, status);
     return status;
 }

@@ -131,7 +131,7 @@ vmb_verb_show(VmbCommand *command)
     if (path != NULL)
         entry = vmb_catalog_find(path, vmb_command_operands(command)[0], &error);
     if (entry == NULL)
-        return vmb_command_fail(command, error);
+        return vmb_command_fail(error);
     if (json) {
         print_json(entry);
         return VMB_EXIT_OK;

@@ -139,7 +139,7 @@ vmb_verb_verify(VmbCommand *command)
         g_autoptr(VmbProgressView) view = vmb_progress_view_start();
         good = vmb_verify(&job, report, &verify, &error);
     }
-    status = good ? final_status(&verify) : vmb_command_fail(command, error);
+    status = good ? final_status(&verify) : vmb_command_fail(error);
     print_summary(&verify, error, status);
     return status;
 }
