@@ -53,7 +53,7 @@ def test_writer_freeze_thaw(t):
 
 
 def begin_backup(guest, scratch, checkpoint):
-    """A pull job with a checkpoint and scratch files that exist beforehand, as the program does it."""
+    """A pull job with a checkpoint, its scratch files made beforehand."""
     disks = checks = ""
     for target in ("vda", "vdb"):
         path = os.path.join(scratch, target)
@@ -95,7 +95,7 @@ def test_writes_into_suspended_disk(t):
     guest.suspend()
     t.defer(guest.resume)
     t.equal(guest.disk_sha256("vda"), guest.disk_sha256("vda"), "reading twice")
-    disk = Disk(size=24 * image.MIB)
+    disk = Disk(size=24 * image.MIB, bus="scsi")
     target = guest.attach_disk(disk)
     model = image.Model(host.path("model.raw"), disk.size)
     t.defer(os.unlink, model.path)
@@ -109,9 +109,23 @@ def test_writes_into_suspended_disk(t):
     t.raises(GuestError, guest.qemu_io, target, "read -P 0x5b 1M 64k")
     t.raises(GuestError, guest.qemu_io, target, "write -P 0x5a 1G 64k")
     t.ok(guest.disk_sha256(target) != image.sha256(model.path), "a write changes no digest")
-    guest.resume()
     guest.block_resize(target, 32 * image.MIB)
     t.equal(image.info(disk.path)["virtual-size"], 32 * image.MIB)
+    t.equal(guest.detach_disk(target), disk)
+    guest.resume()
+    guest.assert_healthy()
+
+
+@tap.test
+def test_virtio_disk_plugged_and_unplugged(t):
+    guest, host = shared_guest(t), shared_host(t)
+    disk = Disk(size=16 * image.MIB, serial="PLUG")
+    target = guest.attach_disk(disk)
+    model = image.Model(host.path("plug.raw"), disk.size)
+    t.defer(os.unlink, model.path)
+    guest.apply(target, image.random_operations(t.random, disk.size, 5), model)
+    image.compare(disk.path, model.path)
+    t.eventually(lambda: guest.exec("ls /sys/block").split().count(target), 10, "seen in the guest")
     guest.detach_disk(target)
     guest.attach_disk(disk)
     guest.detach_disk(target)

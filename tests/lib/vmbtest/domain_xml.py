@@ -56,7 +56,8 @@ class Disk:
             driver["discard"] = "unmap"
         driver.update(self.driver)
         attributes = " ".join("%s=%s" % (k, quoteattr(str(v))) for k, v in driver.items())
-        parts = ["<disk type='file' device=%s>" % quoteattr(self.device), "<driver %s/>" % attributes]
+        parts = ["<disk type='file' device=%s>" % quoteattr(self.device),
+                 "<driver %s/>" % attributes]
         if self.path is not None:
             parts.append("<source file=%s/>" % quoteattr(self.path))
         parts.append("<target dev=%s bus=%s/>" % (quoteattr(self.target), quoteattr(self.bus)))
@@ -83,7 +84,7 @@ def devices(guest):
     # Ports for disks that are attached later.
     parts += ["<controller type='pci' model='pcie-root'/>"]
     parts += ["<controller type='pci' model='pcie-root-port'/>"] * 12
-    parts += ["<controller type='scsi' model='virtio-scsi'/>"] if guest.scsi else []
+    parts.append("<controller type='scsi' model='virtio-scsi'/>")
     parts += ["<controller type='usb' model='none'/>", "<memballoon model='none'/>"]
     parts.append("<serial type='file'><source path=%s/><target port='0'/></serial>" %
                  quoteattr(guest.serial_log))

@@ -39,14 +39,14 @@ def _wait(predicate, timeout, message, interval=0.05):
 
 
 class Guest:
-    """A domain, defined but not started (start=True: started, and waited for until the agent answers).
+    """A domain, defined but not started (start=True: started and waited for).
 
     host         PrivateLibvirt
     disks        list of Disk or of sizes in bytes; default: two qcow2 of 256 and 128 MiB
     mount        targets that the guest formats (if blank) and mounts at /mnt/TARGET; default: all
                  writable virtio disks; () for none
     writer       True: the guest writes all the time; writer_rate in KiB/s (default 512)
-    agent        False: the guest does not run the agent; channel=False: it has no port for it either
+    agent        False: the guest does not run the agent; channel=False: it has no port for it
     transient    not defined but created
     nvram, tpm   True: UEFI with NVRAM file / software TPM
     check        True: boots into check mode (see check_images)
@@ -219,7 +219,7 @@ class Guest:
         self.dom.undefineFlags(flags)
 
     def set_cmdline(self, **words):
-        """Redefines an inactive domain with vmb.WORD=VALUE replaced (None removes), as in check=1."""
+        """Redefines an inactive domain with vmb.WORD=VALUE replaced (None: removed)."""
         kept = [w for w in self.cmdline.split()
                 if not any(w.startswith("vmb.%s=" % name) for name in words)]
         self.cmdline = " ".join(kept + ["vmb.%s=%s" % item for item in words.items()
@@ -273,13 +273,13 @@ class Guest:
         return self.dom.fsThaw()
 
     def hang_agent(self, seconds=0, delay=0.3):
-        """Stops the agent after delay; for so many seconds, or (0) for good. Returns when it is stopped."""
+        """Stops the agent after delay, for so many seconds or (0) for good; waits until then."""
         seen = self.console().count("VMB-AGENT stopped")
         self.exec("hang-agent %s %s" % (delay, seconds))
         _wait(lambda: self.console().count("VMB-AGENT stopped") > seen, delay + 20, "agent stopped")
 
     def counter(self):
-        """The last tick that the writer finished, read from the console: works without the agent."""
+        """The writer's last finished tick, read from the console: works without the agent."""
         ticks = re.findall(r"^VMB-WRITER (\d+)$", self.console(), re.MULTILINE)
         return int(ticks[-1]) if ticks else 0
 
@@ -314,15 +314,18 @@ class Guest:
     def qemu_io(self, target, command):
         """Runs a qemu-io command on the disk's own device, best while the domain is suspended.
 
-        As in 'write -P 0xaa 1M 64k', 'write -z -u 0 1M', 'discard 0 1M', 'read -P 0 0 4k'; and 'flush',
-        before which others that open the image may not see it. Raises GuestError if QEMU complains.
+        As in 'write -P 0xaa 1M 64k', 'write -z -u 0 1M', 'discard 0 1M', 'read -P 0 0 4k'; and
+        'flush', before which others that open the image may not see it. Raises GuestError.
         """
         root = ElementTree.fromstring(self.dom.XMLDesc(0))
-        alias = self._disk_element(root, target).find("alias").get("name")
+        element = self._disk_element(root, target)
+        device = "/machine/peripheral/" + element.find("alias").get("name")
+        if element.find("target").get("bus") == "virtio":
+            device += "/virtio-backend"
         with open(self.host.qemu_log(self.dom.name()), "rb") as log:
             log.seek(0, os.SEEK_END)
             answer = libvirt_qemu.qemuMonitorCommand(
-                self.dom, 'qemu-io -d /machine/peripheral/%s/virtio-backend "%s"' % (alias, command),
+                self.dom, 'qemu-io -d %s "%s"' % (device, command),
                 libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
             # The monitor says only whether there is such a device; the rest is QEMU's own output.
             lines = (answer + log.read().decode(errors="backslashreplace")).splitlines()
@@ -343,7 +346,7 @@ class Guest:
         self.qemu_io(target, "flush")
 
     def disk_raw(self, target, path):
-        """Copies what the guest sees to a raw file: a suspended or inactive domain. Returns path."""
+        """Copies what the guest (suspended or inactive) sees to a raw file. Returns path."""
         active = self.is_active()
         if active:
             # QEMU keeps new cluster tables in memory until then.
@@ -361,7 +364,7 @@ class Guest:
                 os.unlink(path)
 
     def attach_disk(self, disk, config=True):
-        """Attaches a Disk to the running domain (config: and for the next start). Returns its target."""
+        """Attaches a Disk (config: also for the next start); returns its target."""
         root = ElementTree.fromstring(self.dom.XMLDesc(0))
         used = {e.find("target").get("dev") for e in root.iterfind("./devices/disk")}
         disk.prepare(self.host.images, self.name, used)
@@ -370,9 +373,10 @@ class Guest:
         return disk.target
 
     def detach_disk(self, target, timeout=30, config=True):
-        """Detaches a disk. A running guest has to agree, so it must not be suspended nor have it mounted.
+        """Detaches a disk; returns the Disk, which attach_disk() takes again.
 
-        Returns the Disk, which attach_disk() takes again.
+        For virtio the guest has to agree: it must have booted, run, and not have it mounted. A disk
+        with bus='scsi' goes at once, also from a suspended guest or one that never ran.
         """
         root = ElementTree.fromstring(self.dom.XMLDesc(0))
         element = self._disk_element(root, target)
@@ -405,9 +409,9 @@ class Guest:
         return sorted(c.getName() for c in self.dom.listAllCheckpoints(0))
 
     def bitmaps(self, target):
-        """Names of QEMU's bitmaps of a live disk's nodes, sorted, without libvirt's temporary ones."""
-        text = libvirt_qemu.qemuMonitorCommand(
-            self.dom, json.dumps({"execute": "query-named-block-nodes", "arguments": {"flat": True}}), 0)
+        """Names of the bitmaps that QEMU has for a live disk, sorted."""
+        query = {"execute": "query-named-block-nodes", "arguments": {"flat": True}}
+        text = libvirt_qemu.qemuMonitorCommand(self.dom, json.dumps(query), 0)
         path = os.path.realpath(self.disk_path(target))
         names = set()
         for node in json.loads(text)["return"]:
@@ -434,7 +438,8 @@ class Guest:
             demand(self._agent_answers(), "agent does not answer")
             demand(self.freeze_status() == "thawed", "is frozen")
         if isinstance(checkpoints, int):
-            demand(len(self.checkpoints()) == checkpoints, "has checkpoints %s" % self.checkpoints())
+            demand(len(self.checkpoints()) == checkpoints,
+                   "has checkpoints %s" % self.checkpoints())
         elif checkpoints is not None:
             demand(self.checkpoints() == sorted(checkpoints),
                    "has checkpoints %s" % self.checkpoints())
@@ -444,7 +449,7 @@ class Guest:
 
 
 def parse_check(text):
-    """The facts that check mode wrote: {target: {counter, fsck, digest, ..., file: {path: sha256}}}."""
+    """What check mode wrote: {target: {counter, fsck, digest, ..., file: {path: sha256}}}."""
     if not re.search(r"^VMB-CHECK-END 0$", text, re.MULTILINE):
         raise GuestError("check mode did not end well:\n" + text[-3000:])
     disks = {}
@@ -457,9 +462,10 @@ def parse_check(text):
 
 
 def check_images(host, images, fmt="qcow2", timeout=120):
-    """Boots the guest from images ({'vda': path, ...}) in check mode, without libvirt; changes nothing.
+    """Boots the guest from images ({'vda': path, ...}) in check mode, without libvirt.
 
-    The images become vda, vdb ... in the order of their names. Returns, by the name given:
+    The images are not changed; they become vda, vdb ... in the order of their names.
+    Returns, by the name given:
     filesystem, needs_recovery (0 if it was frozen), fsck (status), counter, sums_good, sums_bad,
     files, digest (over all files), file {path: sha256}.
     """
@@ -467,7 +473,8 @@ def check_images(host, images, fmt="qcow2", timeout=120):
     letters = {name: "vd" + "abcdefghijklmnopqrstuvwxyz"[i] for i, name in enumerate(names)}
     argv = ["qemu-system-x86_64", "-M", "q35", "-m", "192", "-nodefaults", "-display", "none",
             "-no-reboot", "-serial", "stdio", "-kernel", host.kernel, "-initrd", host.initrd]
-    argv += ["-accel", "kvm", "-cpu", "host"] if domain_xml.kvm() else ["-accel", "tcg", "-cpu", "max"]
+    kind = ("kvm", "host") if domain_xml.kvm() else ("tcg", "max")
+    argv += ["-accel", kind[0], "-cpu", kind[1]]
     argv += ["-append", "%s vmb.check=1 vmb.mount=%s" % (
         BASE_CMDLINE, ",".join(letters[name] for name in names))]
     for name in names:

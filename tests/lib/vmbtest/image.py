@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disk images: making, checking and comparing them by qemu-img, and a raw model for random tests."""
+"""Disk images: making, checking and comparing them, and a raw model for random tests."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def info(path, fmt=None):
 
 def check(path, fmt="qcow2"):
     """qemu-img check: raises on errors and leaks; returns its report."""
-    return json.loads(run("qemu-img", "check", "-q", "--output=json", "-f", fmt, path))
+    return json.loads(run("qemu-img", "check", "--output=json", "-f", fmt, path))
 
 
 def compare(first, second, first_format="qcow2", second_format="raw", strict=False):
@@ -70,7 +70,7 @@ def sha256(path):
 
 
 def content_sha256(path, fmt, temporary):
-    """SHA-256 of what a guest would read from the image; temporary is a directory for a raw copy."""
+    """SHA-256 of what a guest would read; temporary is a directory for a raw copy."""
     raw = os.path.join(temporary, "content-%d.raw" % os.getpid())
     try:
         return sha256(convert(path, raw, fmt, "raw"))
@@ -127,8 +127,8 @@ class Model:
 def random_operations(rng, size, count, cluster=64 * KIB, longest=2 * MIB):
     """Yields (kind, offset, length, pattern), kind being write, zero, zero-unmap or discard.
 
-    Sectors are the unit, except for discards: QEMU may ignore the ends of one that is not aligned to
-    clusters, so these are aligned. Lengths favour small values and the borders of clusters.
+    Sectors are the unit, except for discards: QEMU may ignore the ends of one that is not aligned
+    to clusters, so these are aligned. Lengths favour small values and the borders of clusters.
     """
     for _ in range(count):
         kind = rng.choice(["write", "write", "write", "zero", "zero-unmap", "discard"])

@@ -24,7 +24,7 @@ _DRIVERS = ("qemu", "secret", "storage")
 
 
 def temporary_directory():
-    """Where tests put their base directories: VMBACKUP_TEST_TMP, or /tmp. Socket paths limit its length."""
+    """Where base directories go: VMBACKUP_TEST_TMP, or /tmp. Socket paths limit its length."""
     return os.environ.get("VMBACKUP_TEST_TMP") or "/tmp"
 
 
@@ -103,7 +103,7 @@ class PrivateLibvirt:
         return path
 
     def tmpfs(self, name, size, mode=0o711):
-        """Mounts a tmpfs of size bytes below base, seen inside too, also while running. Returns its path."""
+        """Mounts a tmpfs of size bytes below base, seen inside too. Returns its path."""
         path = self.directory(name)
         process.run("mount", "-t", "tmpfs", "-o", "size=%d,mode=%o" % (size, mode), "vmbtest", path)
         return path
@@ -153,7 +153,7 @@ class PrivateLibvirt:
             tap.require(os.path.isdir(path), "no %s (package libvirt-daemon-system)" % path)
 
     def _driver_directory(self):
-        """Only the drivers that guests need: the network driver would touch the machine's firewall."""
+        """The drivers that guests need, without the one that would touch the machine's firewall."""
         wanted = ["libvirt_driver_%s.so" % name for name in _DRIVERS]
         for place in ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"):
             source = os.path.join(place, "libvirt", "connection-driver")
@@ -207,7 +207,8 @@ class PrivateLibvirt:
     def _start_holder(self):
         os.makedirs("/run/libvirt", exist_ok=True)
         argv = ["unshare", "--mount", "--uts", "--propagation", "slave", sys.executable, "-B",
-                os.path.join(_HERE, "holder.py"), self.base, self.hostname or "", "kvm" if domain_xml.kvm() else ""]
+                os.path.join(_HERE, "holder.py"), self.base, self.hostname or "",
+                "kvm" if domain_xml.kvm() else ""]
         self._holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         start_new_session=True)
         answer = self._holder.stdout.readline().strip()
@@ -221,7 +222,8 @@ class PrivateLibvirt:
     def _environment(self):
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": self.path("home"),
-            "TMPDIR": self.path("tmp"), "LC_ALL": os.environ.get("VMBACKUP_TEST_DAEMON_LOCALE", "C"),
+            "TMPDIR": self.path("tmp"),
+            "LC_ALL": os.environ.get("VMBACKUP_TEST_DAEMON_LOCALE", "C"),
             "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=" + self.path("run/no-dbus"),
         }
         drivers = self._driver_directory()
@@ -231,8 +233,9 @@ class PrivateLibvirt:
 
     def start(self, timeout=60):
         """Starts the daemon and waits until it answers."""
-        order = {"argv": ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirtd.pid"],
-                 "environment": self._environment(), "errors": self.path("log/libvirtd.err")}
+        argv = ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirtd.pid"]
+        order = {"argv": argv, "environment": self._environment(),
+                 "errors": self.path("log/libvirtd.err")}
         self._holder.stdin.write(json.dumps(order).encode() + b"\n")
         self._holder.stdin.flush()
         self.pid = int(self._holder.stdout.readline())
@@ -311,7 +314,7 @@ class PrivateLibvirt:
         return self.path("log/libvirt/qemu", name + ".log")
 
     def forget_state(self):
-        """What a power failure does to libvirt: its run-time state is gone. Daemon and guests are killed."""
+        """Kills daemon and guests and drops libvirt's run-time state, as a power failure does."""
         self.kill9()
         for pid in reap.processes(self.base):
             if pid != self._holder.pid:
@@ -321,7 +324,7 @@ class PrivateLibvirt:
         self.directory("run/libvirt")
 
     def processes(self):
-        """What runs inside, as (pid, command line), apart from the daemon itself; for leak checks."""
+        """What runs inside, as (pid, command line), apart from the daemon; for leak checks."""
         found = []
         for pid in reap.processes(self.base):
             if pid in (self.pid, self._holder.pid):

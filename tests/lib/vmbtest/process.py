@@ -33,7 +33,7 @@ def c_locale():
 
 
 def start_time(pid):
-    """When the process began (clock ticks), to tell it from a later one of the same number; or None."""
+    """When the process began, in clock ticks; None if it is gone or a zombie."""
     try:
         with open("/proc/%d/stat" % pid, encoding="ascii", errors="replace") as stat:
             fields = stat.read().rpartition(")")[2].split()

@@ -31,7 +31,7 @@ def pid_files(base):
 
 
 def private_namespace(base):
-    """The base's mount namespace; "" if there is none, and never the one that the machine lives in."""
+    """The base's mount namespace, or ""; never the one that the machine lives in."""
     namespace = _read(os.path.join(base, "namespace"))
     shared = (process.mount_namespace(os.getpid()), process.mount_namespace(1))
     return "" if namespace in shared else namespace

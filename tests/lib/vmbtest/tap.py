@@ -185,7 +185,7 @@ _suite = Suite()
 
 
 def test(function):
-    """Decorator: function(t) is a test; it gets a Context. The name has no 'test_' in the output."""
+    """Decorator: function(t) is a test; it gets a Context. Its name is printed without test_."""
     name = function.__name__
     _suite.tests.append((name[5:] if name.startswith("test_") else name, function))
     return function
@@ -218,8 +218,10 @@ def _run_one(number, name, function):
     except Failure as failure:
         place = [f for f in traceback.extract_tb(failure.__traceback__)
                  if os.path.dirname(f.filename) != os.path.dirname(__file__)]
-        where = "%s:%d: " % (os.path.basename(place[-1].filename), place[-1].lineno) if place else ""
-        problem = where + str(failure)
+        problem = str(failure)
+        if place:
+            name_of_file = os.path.basename(place[-1].filename)
+            problem = "%s:%d: %s" % (name_of_file, place[-1].lineno, problem)
     except (Interrupted, BailOut):
         raise
     except Exception:
@@ -258,7 +260,7 @@ def main():
         sys.exit(0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _on_signal)
-    count, failed, status = 0, 0, 0
+    count, failed, status, bailed = 0, 0, 0, False
     try:
         for name, function in _select(sys.argv[1:]):
             count += 1
@@ -267,10 +269,10 @@ def main():
         status = 1 if failed else 0
     except Interrupted as signalled:
         _say("Bail out! %s" % signalled)
-        status = 128 + signalled.number
+        status, bailed = 128 + signalled.number, True
     except BailOut as reason:
         _say("Bail out! %s" % reason)
-        status = 1
+        status, bailed = 1, True
     finally:
         errors = _suite.run()
     if errors:
@@ -278,6 +280,6 @@ def main():
         _say("not ok %d - cleanup of the script" % count)
         diag("\n".join(errors))
         status = status or 1
-    _say("1..%d" % count)
-    sys.stdout.flush()
+    if not bailed:
+        _say("1..%d" % count)
     sys.exit(status)
