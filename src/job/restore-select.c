@@ -186,6 +186,7 @@ vmb_restore_make_xml(VmbRestoreRun *run, const char *directory, GError **error)
     g_autofree char *dtb = path_of_role(run, directory, "dtb");
     VmbRestoreXmlOptions xml = {.disks = disks,
                                 .n_disks = run->point->manifest->disks->len,
+                                .log_dir = directory,
                                 .nvram = nvram,
                                 .kernel = kernel,
                                 .initrd = initrd,

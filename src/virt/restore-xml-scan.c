@@ -74,6 +74,11 @@ is_own_path(const VmbRestoreXmlOptions *options, const char *path)
 {
     if (options == NULL)
         return FALSE;
+    if (options->log_dir != NULL) {
+        g_autofree char *directory = g_path_get_dirname(path);
+        if (strcmp(directory, options->log_dir) == 0)
+            return TRUE;
+    }
     const char *const files[] = {options->nvram, options->kernel, options->initrd, options->dtb};
     for (gsize i = 0; i < G_N_ELEMENTS(files); i++)
         if (g_strcmp0(files[i], path) == 0)
@@ -234,7 +239,9 @@ scan_chardev(Scan *scan, const char *owner, const xmlNode *node)
         strcmp(owner, "channel") == 0 && vmb_node_has_value(node, "type", "unix") &&
         (source == NULL ||
          (vmb_node_has_value(source, "mode", "bind") && vmb_node_has_value(source, "path", NULL)));
-    if (!private_socket && !check_choice(scan, owner, node, "type", types))
+    gboolean own_file = scan->options != NULL && scan->options->log_dir != NULL &&
+                        vmb_node_has_value(node, "type", "file");
+    if (!private_socket && !own_file && !check_choice(scan, owner, node, "type", types))
         return;
     if (strcmp(owner, "smartcard") == 0 && !check_choice(scan, owner, node, "mode", modes))
         return;

@@ -114,6 +114,30 @@ rewrite_disks(xmlNode *devices, const VmbRestoreXmlOptions *options, GError **er
 }
 
 static void
+move_file(xmlNode *node, const char *attribute, const char *directory)
+{
+    g_autofree char *old = node != NULL ? vmb_node_get(node, attribute) : NULL;
+    if (old == NULL || old[0] == '\0')
+        return;
+    g_autofree char *name = g_path_get_basename(old);
+    g_autofree char *path = g_build_filename(directory, name, NULL);
+    vmb_node_set(node, attribute, path);
+}
+
+/* What a guest's ports write into files goes beside the restored disks: libvirt would give the old
+ * files, whatever they are on this host, to QEMU's user. */
+static void
+move_logs(xmlNode *devices, const VmbRestoreXmlOptions *options)
+{
+    for (xmlNode *n = vmb_node_child(devices, NULL); options->log_dir != NULL && n != NULL;
+         n = vmb_node_next(n, NULL)) {
+        if (vmb_node_has_value(n, "type", "file") && !vmb_node_is(n, "disk"))
+            move_file(vmb_node_child(n, "source"), "path", options->log_dir);
+        move_file(vmb_node_child(n, "log"), "file", options->log_dir);
+    }
+}
+
+static void
 replace_file(xmlNode *os, const char *name, const char *path)
 {
     xmlNode *node = vmb_node_child(os, name);
@@ -309,8 +333,10 @@ vmb_restore_xml(const char *xml, const VmbRestoreXmlOptions *options, GError **e
     vmb_restore_xml_strip_live(root);
     if (devices != NULL && !rewrite_disks(devices, options, error))
         return NULL;
-    if (devices != NULL)
+    if (devices != NULL) {
         forget_absent_emulator(devices);
+        move_logs(devices, options);
+    }
     if (os != NULL)
         rewrite_os(os, options);
     rewrite_identity(root, devices, options);
