@@ -20,20 +20,20 @@ class Demo:
     def __init__(self, cleanup):
         self.host = PrivateLibvirt(cleanup)
         self.repo = self.host.path("backup")
-        self.scratch = self.host.directory("scratch", 0o711)
         self.env = dict(os.environ, VMBACKUP_REPOSITORY=self.repo,
                         LIBVIRT_DEFAULT_URI=self.host.uri,
-                        VMBACKUP_TEST_RUN_DIR=self.host.directory("vmbrun", 0o711))
+                        VMBACKUP_TEST_RUN_DIR=self.host.directory("vmbrun", 0o711),
+                        VMBACKUP_TEST_SCRATCH_DIR=self.host.directory("scratch", 0o711))
 
-    def run(self, *words, quiet=()):
-        """Shows a command as one types it, and runs it; quiet: words that only this set-up needs."""
+    def run(self, *words):
+        """Shows a command as one types it, and runs it."""
         print("$ vmbackup " + " ".join(words), flush=True)
-        argv = self.host.enter([os.environ["VMBACKUP"], *words, *quiet])
+        argv = self.host.enter([os.environ["VMBACKUP"], *words])
         subprocess.run(argv, env=self.env, check=True, stdin=subprocess.DEVNULL)
 
     def backup(self):
         """One backup of the guest."""
-        self.run("backup", "web01", quiet=("--scratch-dir", self.scratch))
+        self.run("backup", "web01")
 
 
 def step(text):

@@ -21,6 +21,9 @@
 char *
 vmb_scratch_default_dir(void)
 {
+    const char *test = g_getenv("VMBACKUP_TEST_SCRATCH_DIR");
+    if (test != NULL)
+        return g_strdup(test);
     if (geteuid() == 0)
         return g_strdup("/var/lib/vmbackup/scratch");
     return g_build_filename(g_get_user_cache_dir(), "vmbackup", "scratch", NULL);

@@ -4,7 +4,7 @@
 #include "job/plan.h"
 
 /* Where scratch images go without --scratch-dir: /var/lib/vmbackup/scratch for root, else below the
- * user's cache directory. Free with g_free(). */
+ * user's cache directory. The test variable VMBACKUP_TEST_SCRATCH_DIR names another one. Free with g_free(). */
 char *vmb_scratch_default_dir(void);
 
 typedef struct {
