@@ -36,9 +36,9 @@ clear_journal_after_rollback(VmbBackupRun *run)
 {
     g_autoptr(GError) error = NULL;
     gboolean exists = TRUE;
-    int fd = vmb_repo_domain_fd(run->repo_domain);
     if (!run->journal_written)
         return;
+    int fd = vmb_repo_domain_fd(run->repo_domain);
     if (!vmb_checkpoint_exists(run->domain, run->checkpoint, &exists, &error) || exists)
         return;
     VmbJournal rest = {.stale = run->stale};

@@ -27,6 +27,7 @@ typedef struct {
     VmbConnection *connection;    /* only for --define */
     VmbRestoreStage *stage;
     VmbDefined *defined;
+    char *tpm_dir;                /* made for the defined domain; removed again unless it was kept */
     VmbProgress *progress;
 } VmbRestoreRun;
 
@@ -37,5 +38,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(VmbRestoreRun, vmb_restore_run_clear)
 gboolean vmb_restore_select(VmbRestoreRun *run, GError **error);
 /* Makes the rewritten XML for the files in @directory (absolute); refuses dangerous parts. */
 gboolean vmb_restore_make_xml(VmbRestoreRun *run, const char *directory, GError **error);
+/* Puts the TPM state of the point, if there is one, where libvirt looks for that of the defined domain. */
+gboolean vmb_restore_tpm(VmbRestoreRun *run, GError **error);
 /* Writes the images, the other files and domain.xml into the stage. */
 gboolean vmb_restore_write(VmbRestoreRun *run, GError **error);

@@ -6,6 +6,8 @@
 #include "util/fault.h"
 #include "util/units.h"
 
+#include <fcntl.h>
+
 static void
 restored_disk_free(VmbRestoredDisk *disk)
 {
@@ -33,6 +35,9 @@ void
 vmb_restore_run_clear(VmbRestoreRun *run)
 {
     g_clear_pointer(&run->defined, vmb_defined_free);
+    if (run->tpm_dir != NULL)
+        vmb_fs_remove_tree(AT_FDCWD, run->tpm_dir, NULL);
+    g_clear_pointer(&run->tpm_dir, g_free);
     g_clear_pointer(&run->stage, vmb_restore_stage_free);
     g_clear_pointer(&run->disks, g_ptr_array_unref);
     g_clear_pointer(&run->locks, g_ptr_array_unref);
@@ -113,9 +118,11 @@ define(VmbRestoreRun *run, GError **error)
         return TRUE;
     }
     run->defined = vmb_defined_new(run->connection, run->xml, error);
-    if (run->defined == NULL || !vmb_fault_point("restore-defined", error))
+    if (run->defined == NULL || !vmb_restore_tpm(run, error) ||
+        !vmb_fault_point("restore-defined", error))
         return FALSE;
     vmb_defined_keep(run->defined);
+    g_clear_pointer(&run->tpm_dir, g_free);
     vmb_restore_stage_keep(run->stage);
     run->result->defined = g_strdup(vmb_defined_name(run->defined));
     if (!run->options->start)

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Defining and starting a restored domain, and taking that back. */
 #include "virt/define.h"
+#include "virt/tpm.h"
+#include "virt/xml.h"
 #include "util/log.h"
-
-#include <libxml/parser.h>
-#include <string.h>
 
 struct VmbDefined {
     virDomainPtr domain;
@@ -37,31 +36,16 @@ vmb_define_conflict(VmbConnection *connection, const char *name, const char *uui
     return TRUE;
 }
 
-static char *
-child_text(xmlNodePtr root, const char *name)
-{
-    for (xmlNodePtr node = root->children; node != NULL; node = node->next) {
-        if (node->type != XML_ELEMENT_NODE || strcmp((const char *)node->name, name) != 0)
-            continue;
-        xmlChar *text = xmlNodeGetContent(node);
-        char *copy = g_strdup((const char *)text);
-        xmlFree(text);
-        return copy;
-    }
-    return NULL;
-}
-
 gboolean
 vmb_define_identity(const char *xml, char **name, char **uuid, GError **error)
 {
-    xmlDocPtr doc = xmlReadMemory(xml, (int)strlen(xml), "domain.xml", NULL,
-                                  XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
-    xmlNodePtr root = doc != NULL ? xmlDocGetRootElement(doc) : NULL;
-    *name = root != NULL ? child_text(root, "name") : NULL;
-    *uuid = root != NULL ? child_text(root, "uuid") : NULL;
-    xmlFreeDoc(doc);
-    return root != NULL ||
-           vmb_error_set(error, VMB_ERROR_DAMAGE, "the domain's XML cannot be parsed");
+    g_autoptr(VmbXml) document =
+        vmb_xml_parse(xml, "domain", "the domain's XML", VMB_ERROR_DAMAGE, error);
+    if (document == NULL)
+        return FALSE;
+    *name = vmb_xml_text(vmb_xml_child(xmlDocGetRootElement(document), "name"));
+    *uuid = vmb_xml_text(vmb_xml_child(xmlDocGetRootElement(document), "uuid"));
+    return TRUE;
 }
 
 VmbDefined *
@@ -82,6 +66,18 @@ const char *
 vmb_defined_name(VmbDefined *defined)
 {
     return virDomainGetName(defined->domain);
+}
+
+char *
+vmb_defined_tpm_dir(VmbDefined *defined, const char *uri, const char *xml)
+{
+    char uuid[VIR_UUID_STRING_BUFLEN];
+    g_autoptr(VmbXml) document =
+        vmb_xml_parse(xml, "domain", "the domain's XML", VMB_ERROR_DAMAGE, NULL);
+    if (document == NULL || virDomainGetUUIDString(defined->domain, uuid) < 0)
+        return NULL;
+    return vmb_tpm_state_dir(uri, uuid,
+                             vmb_xml_child(xmlDocGetRootElement(document), "devices"));
 }
 
 gboolean

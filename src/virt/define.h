@@ -14,6 +14,9 @@ gboolean vmb_define_identity(const char *xml, char **name, char **uuid, GError *
 typedef struct VmbDefined VmbDefined;
 VmbDefined *vmb_defined_new(VmbConnection *connection, const char *xml, GError **error);
 const char *vmb_defined_name(VmbDefined *defined);
+/* Where libvirt expects the state of the domain's emulated TPM; NULL if it has none. @xml: what it was
+ * defined with. Free with g_free(). */
+char *vmb_defined_tpm_dir(VmbDefined *defined, const char *uri, const char *xml);
 gboolean vmb_defined_start(VmbDefined *defined, GError **error);
 void vmb_defined_keep(VmbDefined *defined);
 void vmb_defined_free(VmbDefined *defined);

@@ -4,12 +4,11 @@
 #include "virt/domain.h"
 #include "virt/domain-xml.h"
 #include "virt/image-probe.h"
+#include "virt/tpm.h"
 #include "util/log.h"
 #include "util/units.h"
 
 #include <string.h>
-
-#define SYSTEM_TPM_DIR "/var/lib/libvirt/swtpm"
 
 /* A disk of a storage pool: the live XML names pool and volume, the pool knows the path. */
 static char *
@@ -125,27 +124,6 @@ read_size(VmbDomain *domain, VmbDiskInfo *disk, GError **error)
     return TRUE;
 }
 
-/* Where swtpm keeps the state that libvirt's emulator backend gave it; see qemu_tpm.c of libvirt.
- */
-static char *
-tpm_dir(VmbDomain *domain, xmlNode *devices)
-{
-    xmlNode *backend = vmb_xml_child(vmb_xml_child(devices, "tpm"), "backend");
-    if (!vmb_xml_attribute_is(backend, "type", "emulator"))
-        return NULL;
-    xmlNode *source = vmb_xml_child(backend, "source");
-    char *explicit_path = vmb_xml_attribute(source, "path");
-    if (explicit_path != NULL)
-        return explicit_path;
-    const char *version = vmb_xml_attribute_is(backend, "version", "1.2") ? "tpm1.2" : "tpm2";
-    g_autoptr(GUri) uri = g_uri_parse(vmb_connection_uri(vmb_domain_connection(domain)),
-                                      G_URI_FLAGS_NON_DNS | G_URI_FLAGS_PARSE_RELAXED, NULL);
-    if (uri == NULL || strcmp(g_uri_get_path(uri), "/session") != 0)
-        return g_build_filename(SYSTEM_TPM_DIR, vmb_domain_uuid(domain), version, NULL);
-    return g_build_filename(g_get_user_config_dir(), "libvirt", "qemu", "swtpm",
-                            vmb_domain_uuid(domain), version, NULL);
-}
-
 static char *
 get_xml(VmbDomain *domain, unsigned int flags, GError **error)
 {
@@ -178,7 +156,9 @@ complete(VmbDomain *domain, VmbDomainInfo *info, GError **error)
         vmb_xml_parse(info->live_xml, "domain", "the domain's XML", VMB_ERROR_FAILED, error);
     if (document == NULL)
         return FALSE;
-    info->tpm_dir = tpm_dir(domain, vmb_xml_child(xmlDocGetRootElement(document), "devices"));
+    info->tpm_dir = vmb_tpm_state_dir(vmb_connection_uri(vmb_domain_connection(domain)),
+                                      vmb_domain_uuid(domain),
+                                      vmb_xml_child(xmlDocGetRootElement(document), "devices"));
     info->inactive_xml = get_xml(domain, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE, error);
     return info->inactive_xml != NULL;
 }
