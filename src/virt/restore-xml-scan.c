@@ -69,16 +69,11 @@ is_below(const char *path, const char *directory)
     return g_str_has_prefix(path, directory) && strstr(path, "/..") == NULL;
 }
 
-static gboolean
-is_own_path(const VmbRestoreXmlOptions *options, const char *path)
+gboolean
+vmb_restore_xml_is_own(const VmbRestoreXmlOptions *options, const char *path)
 {
     if (options == NULL)
         return FALSE;
-    if (options->log_dir != NULL) {
-        g_autofree char *directory = g_path_get_dirname(path);
-        if (strcmp(directory, options->log_dir) == 0)
-            return TRUE;
-    }
     const char *const files[] = {options->nvram, options->kernel, options->initrd, options->dtb};
     for (gsize i = 0; i < G_N_ELEMENTS(files); i++)
         if (g_strcmp0(files[i], path) == 0)
@@ -87,6 +82,23 @@ is_own_path(const VmbRestoreXmlOptions *options, const char *path)
         if (g_strcmp0(options->disks[i].path, path) == 0)
             return TRUE;
     return FALSE;
+}
+
+static gboolean
+is_port(const char *owner)
+{
+    static const char *const ports[] = {"serial", "parallel", "console", "channel", NULL};
+    return is_one_of(owner, ports);
+}
+
+/* A file beside the restored disks that only a port writes to. */
+static gboolean
+is_log(const VmbRestoreXmlOptions *options, const char *owner, const char *path)
+{
+    if (options == NULL || options->log_dir == NULL || !is_port(owner))
+        return FALSE;
+    g_autofree char *directory = g_path_get_dirname(path);
+    return strcmp(directory, options->log_dir) == 0 && !vmb_restore_xml_is_own(options, path);
 }
 
 /* An image of a removable or read-only medium: judged by its name, so that a stored XML cannot hand
@@ -133,7 +145,9 @@ check_value(Scan *scan, const char *owner, const char *name, const char *value)
         return;
     gboolean is_path = value[0] == '/' || g_str_has_prefix(value, "./") ||
                        g_str_has_prefix(value, "../") || is_one_of(name, always_paths);
-    if (is_path && !is_own_path(scan->options, value) && !is_known_path(owner, value))
+    if (!is_path || is_log(scan->options, owner, value) || is_known_path(owner, value))
+        return;
+    if (is_port(owner) || !vmb_restore_xml_is_own(scan->options, value))
         found(scan, "%s:%s", owner, value);
 }
 

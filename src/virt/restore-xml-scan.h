@@ -18,3 +18,6 @@ gboolean vmb_restore_xml_is_medium(const xmlNode *disk);
 
 /* TRUE if @path is where distributions install QEMU's system emulators. */
 gboolean vmb_restore_xml_is_emulator(const char *path);
+
+/* TRUE if @path is one of the restored files that @options names. */
+gboolean vmb_restore_xml_is_own(const VmbRestoreXmlOptions *options, const char *path);

@@ -114,14 +114,16 @@ rewrite_disks(xmlNode *devices, const VmbRestoreXmlOptions *options, GError **er
 }
 
 static void
-move_file(xmlNode *node, const char *attribute, const char *directory)
+move_file(xmlNode *node, const char *attribute, const VmbRestoreXmlOptions *options)
 {
     g_autofree char *old = node != NULL ? vmb_node_get(node, attribute) : NULL;
     if (old == NULL || old[0] == '\0')
         return;
     g_autofree char *name = g_path_get_basename(old);
-    g_autofree char *path = g_build_filename(directory, name, NULL);
-    vmb_node_set(node, attribute, path);
+    g_autofree char *path = g_build_filename(options->log_dir, name, NULL);
+    /* A port must not write into a disk: such a path stays, and the scan refuses it. */
+    if (!vmb_restore_xml_is_own(options, path))
+        vmb_node_set(node, attribute, path);
 }
 
 /* What a guest's ports write into files goes beside the restored disks: libvirt would give the old
@@ -132,8 +134,8 @@ move_logs(xmlNode *devices, const VmbRestoreXmlOptions *options)
     for (xmlNode *n = vmb_node_child(devices, NULL); options->log_dir != NULL && n != NULL;
          n = vmb_node_next(n, NULL)) {
         if (vmb_node_has_value(n, "type", "file") && !vmb_node_is(n, "disk"))
-            move_file(vmb_node_child(n, "source"), "path", options->log_dir);
-        move_file(vmb_node_child(n, "log"), "file", options->log_dir);
+            move_file(vmb_node_child(n, "source"), "path", options);
+        move_file(vmb_node_child(n, "log"), "file", options);
     }
 }
 

@@ -495,6 +495,32 @@ test_refused_and_allowed(void)
 }
 
 static void
+test_logs(void)
+{
+    static const char ports[] = "<domain type='qemu'><name>n</name><devices>"
+                                "<serial type='file'><source path='/var/log/%s'/></serial>"
+                                "<console type='pty'><log file='/etc/log'/></console>"
+                                "<emulator>%s</emulator></devices></domain>";
+    static const VmbRestoreXmlDisk disk = {"vda", "/restore/vda.qcow2", "qcow2"};
+    VmbRestoreXmlOptions options = {.disks = &disk, .n_disks = 1, .log_dir = "/restore"};
+    g_autofree char *good = g_strdup_printf(ports, "web01.log", "/usr/bin/qemu-system-x86_64");
+    g_autofree char *xml = rewrite(good, &options);
+    assert_has(xml, "<source path=\"/restore/web01.log\"/>");
+    assert_has(xml, "<log file=\"/restore/log\"/>");
+    g_autoptr(GError) disk_error = NULL;
+    g_autofree char *into_disk = g_strdup_printf(ports, "vda.qcow2", "/usr/bin/qemu-system-x86_64");
+    g_assert_null(vmb_restore_xml(into_disk, &options, &disk_error));
+    assert_has(disk_error->message, "serial:/var/log/vda.qcow2");
+    g_autoptr(GError) direct_error = NULL;
+    g_autofree char *direct = g_strdup_printf(ports, "../../restore/vda.qcow2", "");
+    g_assert_null(vmb_restore_xml(direct, &options, &direct_error));
+    g_autoptr(GError) program_error = NULL;
+    g_autofree char *program = g_strdup_printf(ports, "x", "/restore/program");
+    g_assert_null(vmb_restore_xml(program, &options, &program_error));
+    assert_has(program_error->message, "emulator:/restore/program");
+}
+
+static void
 test_harmless(void)
 {
     g_autoptr(GError) error = NULL;
@@ -579,6 +605,7 @@ main(int argc, char **argv)
     g_test_add_func("/restore-xml/media", test_media);
     g_test_add_func("/restore-xml/hostile", test_hostile);
     g_test_add_func("/restore-xml/refused-and-allowed", test_refused_and_allowed);
+    g_test_add_func("/restore-xml/logs", test_logs);
     g_test_add_func("/restore-xml/harmless", test_harmless);
     g_test_add_func("/restore-xml/broken", test_broken);
     g_test_add_func("/restore-xml/libvirt-accepts", test_libvirt_accepts);
