@@ -44,9 +44,9 @@ static void
 print_verb_help(const VmbVerb *verb, const VmbOption *options)
 {
     g_autoptr(GString) out = g_string_new(NULL);
-    g_string_append_printf(out, "Usage: vmbackup [GENERAL]... %s [OPTION]...%s%s\n%s\n\n",
+    g_string_append_printf(out, "Usage: vmbackup [GENERAL]... %s [OPTION]...%s%s\n%c%s.\n\n",
                            verb->name, verb->operands[0] != '\0' ? " " : "", verb->operands,
-                           verb->summary);
+                           g_ascii_toupper(verb->summary[0]), verb->summary + 1);
     g_string_append_printf(out, "Examples:\n%s", verb->examples);
     if (options->name != NULL)
         g_string_append(out, "\nOptions:\n");
@@ -70,8 +70,8 @@ static int
 fail_usage(const VmbCommand *command, const GError *error)
 {
     const char *verb = command->verb != NULL ? command->verb->name : NULL;
-    vmb_log(VMB_LOG_ERROR, "%s; see 'vmbackup%s%s --help'", error->message,
-            verb != NULL ? " " : "", verb != NULL ? verb : "");
+    vmb_log(VMB_LOG_ERROR, "%s; see 'vmbackup%s%s --help'", error->message, verb != NULL ? " " : "",
+            verb != NULL ? verb : "");
     return VMB_EXIT_USAGE;
 }
 
