@@ -15,8 +15,8 @@ typedef struct {
      * image on this host; a drive whose medium is not here becomes empty. */
     const VmbRestoreXmlDisk *disks;
     guint n_disks;
-    /* Absolute: files that serial ports and consoles write go there. NULL: such a port is a dangerous
-     * part, because it writes to a file of this host. */
+    /* Absolute: files that serial ports and consoles write go there. NULL: such a port is a
+     * dangerous part, because it writes to a file of this host. */
     const char *log_dir;
     const char *nvram, *kernel, *initrd, *dtb; /* new absolute paths, or NULL: as stored */
     const char *name;                          /* new name or NULL */
