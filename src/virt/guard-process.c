@@ -25,9 +25,12 @@
 /* An agent that has not answered for so long will hardly do so, and nobody waits for us any more.
  */
 #define RELEASE_NS (600 * SECOND)
-/* When the program died between freeze and thaw, its virDomainBackupBegin() may still be under way
- * in the daemon, for 30 s if it waits for a lock. */
-#define LATE_JOB_NS (35 * SECOND)
+/* When the program died between freeze and thaw, its calls may still be under way in the daemon:
+ * for so long after its end, and while another job makes its virDomainBackupBegin() wait, which
+ * libvirt gives up after 30 s. */
+#define LATE_NS (5 * SECOND)
+#define LATE_MAX_NS (40 * SECOND)
+#define LATE_PAUSE_NS (SECOND / 2)
 
 typedef struct {
     char *uri, *uuid, *socket;
@@ -35,10 +38,11 @@ typedef struct {
     gboolean may_freeze, may_pause;
     VmbConnection *connection;
     VmbDomain *domain;
-    gboolean had_io_error; /* before the backup: not ours to resume */
-    gboolean armed;        /* the guest may be frozen or paused by us */
-    gboolean releasing;    /* it is for us to release it */
-    gboolean acted;        /* the agent's timeout is ours to reset */
+    gboolean had_io_error;  /* before the backup: not ours to resume */
+    gboolean armed;         /* the guest may be frozen or paused by us, and the budget runs */
+    gboolean begin_pending; /* the program has not said that its begin is over */
+    gboolean releasing;     /* it is for us to release the guest */
+    gboolean acted;         /* the agent's timeout is ours to reset */
     gboolean parent_gone, done;
     guint64 deadline; /* of the budget */
     guint64 give_up;  /* of our attempts to release */
@@ -88,7 +92,7 @@ thaw(Guard *guard, GError **error)
         return TRUE;
     vmb_agent_set_timeout(guard->domain, THAW_TIMEOUT_S);
     VmbThaw result = vmb_agent_thaw(guard->domain, &count, error);
-    if (result == VMB_THAW_ANSWERED)
+    if (count > 0)
         report(LOG_NOTICE, "domain '%s': thawed %" G_GUINT64_FORMAT " filesystems",
                vmb_domain_name(guard->domain), count);
     return result != VMB_THAW_FAILED;
@@ -115,7 +119,7 @@ release(Guard *guard)
     g_autoptr(GError) error = NULL;
     guard->acted = TRUE;
     if (thaw(guard, &error) && resume(guard, &error)) {
-        guard->releasing = guard->armed = FALSE;
+        guard->releasing = FALSE;
         return;
     }
     report(LOG_WARNING, "%s", error->message);
@@ -149,15 +153,15 @@ handle_word(Guard *guard, char word)
 {
     switch (word) {
     case VMB_GUARD_FREEZING:
-        guard->armed = TRUE;
+        guard->armed = guard->begin_pending = TRUE;
         guard->deadline = vmb_units_monotonic() + guard->budget_ns;
         say(VMB_GUARD_ACK);
         break;
     case VMB_GUARD_THAWED:
-        guard->armed = guard->releasing = FALSE;
+        guard->armed = guard->releasing = guard->begin_pending = FALSE;
         break;
     case VMB_GUARD_STUCK:
-        guard->armed = TRUE;
+        guard->armed = FALSE;
         start_releasing(guard);
         break;
     case VMB_GUARD_DONE:
@@ -168,6 +172,8 @@ handle_word(Guard *guard, char word)
     }
 }
 
+/* A program that ends without having read our last word shows as ECONNRESET once, before its own
+ * last words. */
 static void
 receive(Guard *guard)
 {
@@ -175,7 +181,7 @@ receive(Guard *guard)
     ssize_t got = recv(VMB_GUARD_FD, &word, 1, MSG_DONTWAIT);
     if (got == 1)
         handle_word(guard, word);
-    else if (got == 0 || (errno != EINTR && errno != EAGAIN))
+    else if (got == 0 || (errno != EINTR && errno != EAGAIN && errno != ECONNRESET))
         guard->parent_gone = TRUE;
 }
 
@@ -195,6 +201,18 @@ wait_for_word(Guard *guard)
         receive(guard);
 }
 
+/* The budget is over. The program may be stopped just before it asks for the freeze, so this
+ * happens again after another budget, until it says that it is past its begin. */
+static void
+fire(Guard *guard)
+{
+    /* Before the thaw, so that a job which begins after it can be told from one before. */
+    say(VMB_GUARD_FIRED);
+    report(LOG_WARNING, "domain '%s': the freeze budget is over", vmb_domain_name(guard->domain));
+    guard->deadline = vmb_units_monotonic() + guard->budget_ns;
+    start_releasing(guard);
+}
+
 /* While the program lives. */
 static void
 watch(Guard *guard)
@@ -202,23 +220,20 @@ watch(Guard *guard)
     while (!guard->done && !guard->parent_gone) {
         wait_for_word(guard);
         guint64 now = vmb_units_monotonic();
-        if (guard->armed && !guard->releasing && now >= guard->deadline) {
-            /* Before the thaw, so that a job which begins after it can be told from one before. */
-            say(VMB_GUARD_FIRED);
-            report(LOG_WARNING, "domain '%s': the freeze budget is over",
-                   vmb_domain_name(guard->domain));
-            start_releasing(guard);
-        }
+        if (guard->armed && !guard->releasing && now >= guard->deadline)
+            fire(guard);
         if (guard->releasing && now >= guard->next_try)
             release(guard);
     }
 }
 
-/* TRUE once there is nothing left to wait for. */
+/* TRUE once there is nothing left to wait for. *@late: until when a job may still begin; it moves
+ * on while another one is in its way. */
 static gboolean
-end_job(Guard *guard, guint64 until)
+end_job(Guard *guard, guint64 *late, guint64 limit)
 {
     gboolean ended = FALSE;
+    virDomainJobInfo info = {0};
     g_autoptr(GError) error = NULL;
     if (!vmb_backup_job_end_by_socket(guard->domain, guard->socket, &ended, &error)) {
         if (g_error_matches(error, VMB_ERROR, VMB_ERROR_DOMAIN))
@@ -229,7 +244,12 @@ end_job(Guard *guard, guint64 until)
     }
     if (ended)
         report(LOG_NOTICE, "domain '%s': ended the backup job", vmb_domain_name(guard->domain));
-    return ended || vmb_units_monotonic() >= until;
+    guint64 now = vmb_units_monotonic();
+    if (!ended && guard->begin_pending &&
+        virDomainGetJobInfo(vmb_domain_handle(guard->domain), &info) == 0 &&
+        info.type != VIR_DOMAIN_JOB_NONE)
+        *late = MIN(now + LATE_NS, limit);
+    return ended || now >= *late;
 }
 
 /* QEMU pauses a guest whose scratch file could not grow, and the job's end does not resume it. */
@@ -246,27 +266,36 @@ resume_after_io_error(Guard *guard)
         report(LOG_ERR, "%s", error->message);
 }
 
-/* After the program: the guest first, then the job unless the program said that all is done; both
- * until they are done or time is up. */
+static void
+pause_between(const Guard *guard)
+{
+    g_usleep((gulong)(guard->releasing ? guard->pause : LATE_PAUSE_NS) / 1000);
+}
+
+/* After the program: the guest first, then the job unless the program said that all is done, then
+ * the guest again if its freeze may have come late. */
 static void
 clean_up(Guard *guard)
 {
-    guint64 now = vmb_units_monotonic();
-    guint64 job_until = guard->armed ? now + LATE_JOB_NS : now, give_up = now + RELEASE_NS;
-    gboolean job_done = guard->done;
+    guint64 start = vmb_units_monotonic();
+    guint64 late = guard->begin_pending ? start + LATE_NS : start;
+    gboolean job_done = guard->done, last = !guard->begin_pending;
     if (!guard->done)
         report(LOG_WARNING, "domain '%s': vmbackup died during its backup",
                vmb_domain_name(guard->domain));
     if (guard->armed)
         start_releasing(guard);
-    while ((guard->releasing || !job_done) && now < give_up) {
+    while (vmb_units_monotonic() < start + RELEASE_NS) {
         if (guard->releasing)
             release(guard);
-        if (!job_done && (job_done = end_job(guard, job_until)))
+        if (!job_done && (job_done = end_job(guard, &late, start + LATE_MAX_NS)))
             resume_after_io_error(guard);
-        if (guard->releasing || !job_done)
-            g_usleep((gulong)(guard->releasing ? guard->pause : SECOND / 2) / 1000);
-        now = vmb_units_monotonic();
+        if (job_done && !guard->releasing && last)
+            return;
+        last = job_done;
+        pause_between(guard);
+        if (guard->begin_pending)
+            start_releasing(guard);
     }
 }
 
