@@ -366,7 +366,8 @@ scan_domain_part(Scan *scan, const xmlNode *node)
     if (g_str_has_prefix(name, "bootloader")) {
         found(scan, "%s", name);
     } else if (strcmp(name, "seclabel") == 0) {
-        check_choice(scan, name, node, "type", confined);
+        if (check_choice(scan, name, node, "type", confined))
+            scan_tree(scan, name, node);
     } else if (strcmp(name, "os") == 0) {
         for (const xmlNode *n = vmb_node_child(node, NULL); n != NULL; n = vmb_node_next(n, NULL))
             scan_tree(scan, (const char *)n->name, n);

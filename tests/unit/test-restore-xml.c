@@ -520,6 +520,55 @@ test_logs(void)
     assert_has(program_error->message, "emulator:/restore/program");
 }
 
+/* A path of the host, wherever it is put, is refused or gone. */
+static void
+test_path_anywhere(void)
+{
+    static const char *const parts[] = {
+        "<x y='/etc/shadow'/>", "<source path='/etc/shadow'/>", "<x>/etc/shadow</x>",
+        "<seclabel><l>/etc/shadow</l></seclabel>",
+        "<backingStore><source file='/etc/shadow'/></backingStore>"};
+    VmbRestoreXmlOptions options = plain_options();
+    const char *devices = strstr(full_xml, "<devices>");
+    guint n_refused = 0, n_gone = 0;
+    for (const char *p = devices; (p = strchr(p, '>')) != NULL && *++p != '\0';)
+        for (gsize i = 0; i < G_N_ELEMENTS(parts); i++) {
+            g_autofree char *xml =
+                g_strdup_printf("%.*s%s%s", (int)(p - full_xml), full_xml, parts[i], p);
+            g_autofree char *result = vmb_restore_xml(xml, &options, NULL);
+            if (result != NULL)
+                assert_lacks(result, "/etc/shadow");
+            n_refused += result == NULL;
+            n_gone += result != NULL;
+        }
+    g_assert_cmpuint(n_refused, >, 100);
+    g_assert_cmpuint(n_gone, >, 10);
+}
+
+/* Broken XML breaks nothing, and what is accepted once is accepted again. */
+static void
+test_random_damage(void)
+{
+    VmbRestoreXmlOptions options = plain_options();
+    gsize length = strlen(full_xml);
+    guint n_accepted = 0;
+    for (int round = 0; round < 3000; round++) {
+        g_autofree char *xml = g_strdup(full_xml);
+        for (int n = g_test_rand_int_range(1, 4); n > 0; n--) {
+            gsize at = (gsize)g_test_rand_int_range(0, (gint32)length);
+            gsize from = (gsize)g_test_rand_int_range(0, (gint32)length);
+            gsize run = (gsize)g_test_rand_int_range(1, 30);
+            memmove(xml + at, full_xml + from, MIN(run, MIN(length - at, length - from)));
+        }
+        g_autofree char *once = vmb_restore_xml(xml, &options, NULL);
+        if (once == NULL)
+            continue;
+        n_accepted++;
+        g_free(rewrite(once, &options));
+    }
+    g_assert_cmpuint(n_accepted, >, 10);
+}
+
 static void
 test_harmless(void)
 {
@@ -606,6 +655,8 @@ main(int argc, char **argv)
     g_test_add_func("/restore-xml/hostile", test_hostile);
     g_test_add_func("/restore-xml/refused-and-allowed", test_refused_and_allowed);
     g_test_add_func("/restore-xml/logs", test_logs);
+    g_test_add_func("/restore-xml/path-anywhere", test_path_anywhere);
+    g_test_add_func("/restore-xml/random-damage", test_random_damage);
     g_test_add_func("/restore-xml/harmless", test_harmless);
     g_test_add_func("/restore-xml/broken", test_broken);
     g_test_add_func("/restore-xml/libvirt-accepts", test_libvirt_accepts);
