@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A paused domain whose disks have models: every point must hold what the models held then."""
+
+import filecmp
+import os
+
+from vmbtest import image, process, tap
+from vmbtest.guest import Disk, Guest
+from vmbtest.libvirtd import PrivateLibvirt, libvirt
+from vmbtest.vmbackup import Tool
+
+KIB, MIB, GIB = image.KIB, image.MIB, image.GIB
+SECTOR = 512
+
+
+def round_up(value, unit):
+    """The next multiple."""
+    return -(-value // unit) * unit
+
+
+class Volume:
+    """An image and the model of what it holds. It may move from disk to disk."""
+
+    def __init__(self, lab, disk):
+        lab.number += 1
+        self.disk, self.path, self.fmt = disk, disk.path, disk.fmt
+        facts = image.info(disk.path, disk.fmt)
+        # As the guest sees it: QEMU rounds raw images up to whole sectors.
+        size = round_up(facts["virtual-size"], SECTOR)
+        self.cluster = facts.get("cluster-size", SECTOR)
+        self.model = image.Model(lab.host.path(lab.directory, "model-%d" % lab.number), size)
+
+    @property
+    def size(self):
+        """Bytes that the guest sees."""
+        return self.model.size
+
+    def changed_behind(self, lab):
+        """The model becomes what QEMU reads from the image: after something else wrote it."""
+        raw = lab.host.path(lab.directory, "behind.raw")
+        image.convert(self.path, raw, self.fmt, force_share=True)
+        self.model.resize(os.path.getsize(raw))
+        os.replace(raw, self.model.path)
+
+
+class Lab:
+    """One test's domain, repository and models.
+
+    disks    list of Disk
+    start    True: started, paused
+    Attributes: volumes {target: Volume} of the disks that the domain has now; points: [(id, {target:
+    (snapshot, size)})] of all points so far; last: `show --json` of the newest one.
+    """
+
+    def __init__(self, t, disks, start=True, **guest):
+        self.t = t
+        self.host = t.once("host", PrivateLibvirt)
+        count = t.once("labs", lambda suite: [0])
+        count[0] += 1
+        self.name, self.number = "exact%d" % count[0], 0
+        self.directory = "lab%d" % count[0]
+        self.host.directory(self.directory, 0o711)
+        self.scratch = self.host.directory(self.directory + "/scratch", 0o711)
+        self.repo = self.host.path(self.directory, "repo")
+        self.tool = Tool(t, repo=self.repo, host=self.host,
+                         env={"VMBACKUP_TEST_RUN_DIR": self.host.directory("vmbrun", 0o711)})
+        self.points, self.last = [], None
+        self.guest = Guest(self.host, self.name, disks=disks, **guest)
+        t.defer(self._end)
+        self.volumes = {}
+        for disk in self.guest.disks:
+            self.volumes[disk.target] = Volume(self, disk)
+        self.tool.ok("init")
+        if start:
+            self.on()
+
+    def _end(self):
+        self.guest.destroy()
+        if not self.guest.transient:
+            self.guest.undefine()
+
+    # Life
+
+    def on(self):
+        """Starts it paused."""
+        self.guest.start(paused=True)
+
+    def off(self):
+        """Ends QEMU in good order, so that it saves the bitmaps."""
+        self.guest.destroy()
+
+    def kill_qemu(self):
+        """What was flushed stays; the bitmaps do not."""
+        for target in self.volumes:
+            self.guest.qemu_io(target, "flush")
+        self.guest.kill_qemu()
+
+    # Writes
+
+    def apply(self, target, operations):
+        """Changes disk and model: (kind, offset, length, pattern) as of image.random_operations."""
+        volume = self.volumes[target]
+        for operation in operations:
+            if self.guest.is_active():
+                self.guest.qemu_io(target, image.qemu_io_command(operation))
+            else:
+                process.run("qemu-io", "-f", volume.fmt, "-c", image.qemu_io_command(operation),
+                            volume.path)
+            volume.model.apply(operation)
+
+    def write(self, target, offset, length, pattern):
+        """Fills a range with a byte."""
+        self.apply(target, [("write", offset, length, pattern)])
+
+    def zero(self, target, offset, length, unmap=False):
+        """Write zeroes."""
+        self.apply(target, [("zero-unmap" if unmap else "zero", offset, length, 0)])
+
+    def discard(self, target, offset, length):
+        """Discard; aligned to clusters, or QEMU may do less."""
+        self.apply(target, [("discard", offset, length, 0)])
+
+    def fill(self, target, pattern=0x11):
+        """Every byte of the disk gets a value that depends on its MiB."""
+        size = self.volumes[target].size
+        self.apply(target, [("write", at, min(MIB, size - at), 1 + (pattern + at // MIB) % 255)
+                            for at in range(0, size, MIB)])
+
+    def resize(self, target, size):
+        """Live or offline, larger or smaller."""
+        volume = self.volumes[target]
+        before = volume.size
+        if self.guest.is_active():
+            self.guest.block_resize(target, size)
+        else:
+            process.run("qemu-img", "resize", "-q", "-f", volume.fmt,
+                        *(["--shrink"] if size < before else []), volume.path, str(size))
+        volume.model.resize(size)
+        if size > before and before % volume.cluster:
+            self._adopt_tail(volume, target, before, min(size, round_up(before, volume.cluster)))
+
+    def _adopt_tail(self, volume, target, start, stop):
+        """What a shrink left in the end of a cluster is there again after growing: ask QEMU."""
+        raw = self.host.path(self.directory, "tail.raw")
+        self.guest.disk_raw(target, raw)
+        with open(raw, "rb") as source, open(volume.model.path, "r+b") as model:
+            source.seek(start)
+            model.seek(start)
+            model.write(source.read(stop - start))
+        os.unlink(raw)
+
+    # Disks
+
+    def attach(self, disk, volume=None):
+        """Attaches a disk, live or for the next start; volume: one that was detached."""
+        target = self.guest.attach_disk(disk)
+        self.volumes[target] = volume or Volume(self, disk)
+        return target
+
+    def detach(self, target):
+        """Takes a disk away; returns its Volume."""
+        self.guest.detach_disk(target)
+        return self.volumes.pop(target)
+
+    # Backups
+
+    def backup(self, *args, **options):
+        """A backup that must succeed. Returns {target: disk} of the new point, and checks them all."""
+        result = self.run(*args, **options)
+        result.expect(0)
+        self.t.ok(self.last is not None and self.last["id"] == self.points[-1][0], "no new point")
+        self.check_points()
+        self.check_rest()
+        return {disk["target"]: disk for disk in self.last["disks"]}
+
+    def run(self, *args, **options):
+        """A backup that may fail. What points it made are remembered with the models' bytes."""
+        self.check_models()
+        result = self.tool.run("backup", self.name, "--scratch-dir", self.scratch, *args, **options)
+        self._remember()
+        return result
+
+    def _remember(self):
+        known = {point for point, _ in self.points}
+        new = [p for p in self.tool.json("list")["points"] if p["id"] not in known]
+        if not new:
+            return
+        self.t.equal(len(new), 1, "one run made several points")
+        self.last = self.tool.json("show", "%s/%s" % (self.name, new[0]["id"]))
+        snapshots = {}
+        for disk in self.last["disks"]:
+            target = disk["target"]
+            volume = self.volumes[target]
+            path = self.host.path(self.directory, "%s-%s.raw" % (new[0]["id"], target))
+            snapshots[target] = (volume.model.snapshot(path), volume.size)
+            image.check(self.image(new[0]["id"], target))
+        self.points.append((new[0]["id"], snapshots))
+
+    def image(self, point, target):
+        """Path of a point's image."""
+        return os.path.join(self.repo, "domains", self.guest.uuid, "points", point,
+                            target + ".qcow2")
+
+    def reasons(self, target=None):
+        """Codes of the newest point's reasons (of a disk)."""
+        return [r["code"] for r in self.last["reasons"] if target in (None, r["disk"])]
+
+    def checkpoints_needed(self):
+        """The checkpoints of the newest point of each disk that the domain has, and those alone."""
+        newest = {}
+        for point, _ in self.points:
+            manifest = self.tool.json("show", "%s/%s" % (self.name, point))["manifest"]
+            for disk in manifest["disks"]:
+                newest[disk["target"]] = disk.get("checkpoint")
+        return sorted({newest[target] for target in self.volumes if newest.get(target)})
+
+    # What must hold
+
+    def check_models(self):
+        """The models equal what QEMU reads: otherwise the test is wrong, and not the program."""
+        for target, volume in self.volumes.items():
+            if self.guest.is_active():
+                self.guest.qemu_io(target, "flush")
+            self.t.equal(round_up(image.info(volume.path, volume.fmt)["virtual-size"], SECTOR),
+                         volume.size, "the model of %s is wrong" % target)
+            if image.differs(volume.path, volume.model.path, volume.fmt):
+                raise tap.BailOut("the model of %s is wrong" % target)
+
+    def check_points(self):
+        """Every point equals the models of its time, by qemu-img on its chain."""
+        for point, snapshots in self.points:
+            for target, (snapshot, size) in snapshots.items():
+                path = self.image(point, target)
+                self.t.equal(image.info(path)["virtual-size"], size,
+                             "size of %s of %s" % (target, point))
+                self.t.ok(not image.differs(path, snapshot),
+                          "%s of %s is not what the disk held" % (target, point))
+
+    def check_rest(self):
+        """The guest is as it was, and nothing is left over."""
+        self.t.equal(self.guest.state()[0], libvirt.VIR_DOMAIN_PAUSED, "state")
+        self.t.ok(not self.guest.job_active(), "a job is left")
+        self.t.equal(os.listdir(self.scratch), [], "scratch files")
+
+    def check_end(self, restores=1):
+        """verify finds nothing; the newest points restore to the models' bytes."""
+        self.tool.ok("verify", self.name)
+        for point, snapshots in self.points[-restores:]:
+            self.check_restore(point, snapshots)
+
+    def check_restore(self, point, snapshots):
+        """A raw restore is the snapshot, byte for byte."""
+        to = self.host.path(self.directory, "restore")
+        self.tool.ok("restore", "%s/%s" % (self.name, point), "--to", to, "--format", "raw")
+        for target, (snapshot, _) in snapshots.items():
+            restored = os.path.join(to, target + ".raw")
+            self.t.ok(filecmp.cmp(restored, snapshot, shallow=False),
+                      "restored %s of %s differs" % (target, point))
+        process.run("rm", "-r", "--", to)
