@@ -13,7 +13,7 @@ typedef struct {
     gboolean no_record;       /* there is none any more */
     gboolean is_full;         /* no backing file: absent blocks read as zero */
     guint64 n_blocks;
-    guint64 visible;          /* bytes of the disk in which this layer can show */
+    guint64 visible; /* bytes of the disk in which this layer can show */
 } VmbChainPart;
 
 struct VmbChain {

@@ -31,8 +31,7 @@ open_part(VmbChain *chain, guint index, const VmbChainLayer *layer, GError **err
                              layer->label);
     if (layer->digests_fd < 0)
         return TRUE;
-    part->digests =
-        vmb_digest_reader_open(layer->digests_fd, layer->size, layer->label, error);
+    part->digests = vmb_digest_reader_open(layer->digests_fd, layer->size, layer->label, error);
     return part->digests != NULL && next_record(part, error);
 }
 
@@ -87,6 +86,14 @@ seek_record(VmbChainPart *part, guint64 block, GError **error)
     return TRUE;
 }
 
+static const char *
+describe(gboolean present, gboolean zero)
+{
+    if (!present)
+        return "nothing";
+    return zero ? "zeroes" : "data";
+}
+
 /* Compares the entry of @block with its digest record, and takes that over into @out. */
 static gboolean
 match_record(VmbChainPart *part, guint64 block, const VmbQcow2Entry *entry, VmbBlock *out,
@@ -112,14 +119,13 @@ match_record(VmbChainPart *part, guint64 block, const VmbQcow2Entry *entry, VmbB
         break;
     }
     if (!ok)
-        return vmb_error_set(error, VMB_ERROR_DAMAGE,
-                             "%s: image and digests disagree on the block at disk offset %"
-                             G_GUINT64_FORMAT ": the image has %s, the digests have %s",
-                             part->label, block * VMB_BLOCK_SIZE,
-                             entry->kind == VMB_BLOCK_ABSENT ? "nothing"
-                             : entry->kind == VMB_BLOCK_ZERO ? "zeroes"
-                                                             : "data",
-                             data ? "data" : zero ? "zeroes" : "nothing");
+        return vmb_error_set(
+            error, VMB_ERROR_DAMAGE,
+            "%s: image and digests disagree on the block at disk offset %" G_GUINT64_FORMAT
+            ": the image has %s, the digests have %s",
+            part->label, block * VMB_BLOCK_SIZE,
+            describe(entry->kind != VMB_BLOCK_ABSENT, entry->kind == VMB_BLOCK_ZERO),
+            describe(present, zero));
     if (data) {
         out->check = record->check;
         memcpy(out->digest, record->digest, VMB_DIGEST_SIZE);
@@ -134,14 +140,16 @@ is_empty(VmbChainPart *part, guint64 first, guint n, gboolean any, gboolean dige
 {
     if (digests && !seek_record(part, first, error))
         return FALSE;
-    *empty = !any && (!digests || part->no_record ||
-                      part->record.offset / VMB_BLOCK_SIZE >= first + n);
+    *empty =
+        !any && (!digests || part->no_record || part->record.offset / VMB_BLOCK_SIZE >= first + n);
     return TRUE;
 }
 
-/* Fills in what layer @layer has of the window's first @limit blocks where newer layers have nothing. */
+/* Fills in what layer @layer has of the window's first @limit blocks where newer layers have
+ * nothing. */
 static gboolean
-add_layer(VmbChain *chain, guint layer, guint64 index, guint limit, gboolean digests, GError **error)
+add_layer(VmbChain *chain, guint layer, guint64 index, guint limit, gboolean digests,
+          GError **error)
 {
     static const VmbQcow2Entry absent = {.kind = VMB_BLOCK_ABSENT};
     VmbChainPart *part = &chain->parts[layer];

@@ -48,8 +48,8 @@ read_stored(VmbDecoder *decoder, const VmbBlock *block, void *out, gsize length,
     return vmb_fs_pread(part->image_fd, out, length, block->host_offset, part->label, error);
 }
 
-/* Reads blocks @first to before @end of the chunk, whose stored forms lie in one stretch of the file
- * of @length bytes, to @out; block by block if that fails. */
+/* Reads the @n blocks of the chunk whose numbers stand in @run, and whose stored forms lie in one
+ * stretch of @length bytes of the file, to @out; one by one if that fails. */
 static void
 read_run(VmbDecoder *decoder, VmbChunk *chunk, const guint *run, guint n, guint8 *out, gsize length)
 {

@@ -18,7 +18,7 @@ struct VmbDigestWriter {
     guint64 length;     /* of the file, without what is in the buffer */
     VmbDigest *digest;
     guint8 *buffer;
-    gsize used;         /* bytes */
+    gsize used; /* bytes */
 };
 
 static gboolean

@@ -18,7 +18,7 @@ struct VmbDigestReader {
     guint64 length;     /* of the file */
     VmbDigest *digest;
     guint8 *buffer;
-    gsize used, at;     /* bytes in the buffer, and how many of them are read */
+    gsize used, at; /* bytes in the buffer, and how many of them are read */
 };
 
 static gboolean
@@ -39,10 +39,10 @@ read_header(VmbDigestReader *reader, guint64 disk_size, GError **error)
         return FALSE;
     vmb_digest_file_header(disk_size, expected);
     if (memcmp(header, expected, sizeof header) != 0)
-        return vmb_error_set(error, VMB_ERROR_DAMAGE,
-                             "%s: the header of the digests is not that of a disk of %"
-                             G_GUINT64_FORMAT " bytes",
-                             reader->label, disk_size);
+        return vmb_error_set(
+            error, VMB_ERROR_DAMAGE,
+            "%s: the header of the digests is not that of a disk of %" G_GUINT64_FORMAT " bytes",
+            reader->label, disk_size);
     vmb_digest_update(reader->digest, header, sizeof header);
     reader->offset = sizeof header;
     return TRUE;

@@ -19,16 +19,16 @@
 struct VmbQcow2Alloc {
     int fd;
     char *label;
-    guint64 next;             /* end of the file so far; the next cluster to be used */
-    guint64 segment;          /* 2 GiB of file whose refcounts are in memory */
-    guint16 *refcounts;       /* of that segment, native */
-    guint64 *reftable;        /* big-endian */
+    guint64 next;       /* end of the file so far; the next cluster to be used */
+    guint64 segment;    /* 2 GiB of file whose refcounts are in memory */
+    guint16 *refcounts; /* of that segment, native */
+    guint64 *reftable;  /* big-endian */
     guint64 reftable_entries;
     VmbDigest *tables;
-    guint8 *run;              /* RUN_CAPACITY bytes */
-    guint64 run_start;        /* offset of the run in the file */
-    guint32 run_used;         /* bytes; 0: no run is open */
-    guint64 written_back;     /* write-back has been started up to here */
+    guint8 *run;          /* RUN_CAPACITY bytes */
+    guint64 run_start;    /* offset of the run in the file */
+    guint32 run_used;     /* bytes; 0: no run is open */
+    guint64 written_back; /* write-back has been started up to here */
 };
 
 VmbQcow2Alloc *
@@ -106,8 +106,8 @@ static gboolean
 write_refblock(VmbQcow2Alloc *alloc, guint64 host, GError **error)
 {
     if (alloc->segment >= alloc->reftable_entries)
-        return vmb_error_set(error, VMB_ERROR_FAILED,
-                             "%s: the image outgrows its refcount table", alloc->label);
+        return vmb_error_set(error, VMB_ERROR_FAILED, "%s: the image outgrows its refcount table",
+                             alloc->label);
     for (guint i = 0; i < VMB_QCOW2_REFBLOCK_ENTRIES; i++)
         alloc->refcounts[i] = GUINT16_TO_BE(alloc->refcounts[i]);
     alloc->reftable[alloc->segment] = GUINT64_TO_BE(host);

@@ -11,8 +11,8 @@ VmbQcow2Alloc *vmb_qcow2_alloc_new(int fd, guint64 front_clusters, guint64 refta
 void vmb_qcow2_alloc_free(VmbQcow2Alloc *alloc);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbQcow2Alloc, vmb_qcow2_alloc_free)
 
-/* Each writes one thing and gives the byte offset where it lies. A frame has 1..VMB_BLOCK_SIZE bytes.
- * A table is one cluster; it goes into the tables' digest. */
+/* Each writes one thing and gives the byte offset where it lies. A frame has 1..VMB_BLOCK_SIZE
+ * bytes. A table is one cluster; it goes into the tables' digest. */
 gboolean vmb_qcow2_alloc_plain(VmbQcow2Alloc *alloc, const guint8 *block, guint64 *host,
                                GError **error);
 gboolean vmb_qcow2_alloc_frame(VmbQcow2Alloc *alloc, const guint8 *frame, guint32 length,

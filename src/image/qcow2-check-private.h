@@ -19,9 +19,9 @@ typedef struct {
     VmbQcow2TableKind kind;
 } VmbQcow2Table;
 
-/* Walks through all bytes of the file in ascending order: nothing overlaps, what is neither table nor
- * stored data is zero, and each cluster's refcount is exact. @tables: VmbQcow2Table, ascending, no two
- * the same, L2 entries valid. @reftable: big-endian, @reftable_entries of them, offsets valid.
- * Memory: a fixed buffer. */
+/* Walks through all bytes of the file in ascending order: nothing overlaps, what is neither table
+ * nor stored data is zero, and each cluster's refcount is exact. @tables: VmbQcow2Table, ascending,
+ * no two the same, L2 entries valid. @reftable: big-endian, @reftable_entries of them, offsets
+ * valid. Memory: a fixed buffer. */
 gboolean vmb_qcow2_sweep(VmbQcow2Reader *reader, const GArray *tables, const guint64 *reftable,
                          guint64 reftable_entries, GError **error);

@@ -7,7 +7,7 @@
 
 typedef struct {
     VmbQcow2Reader *reader;
-    GArray *tables; /* VmbQcow2Table */
+    GArray *tables;    /* VmbQcow2Table */
     guint64 *reftable; /* big-endian */
     guint64 reftable_entries;
 } Check;
@@ -123,7 +123,8 @@ digest_head(Check *check, guint8 digest[VMB_DIGEST_SIZE], GError **error)
         return FALSE;
     if (memcmp(buffer, reader->l1, used) != 0 || !vmb_zero_detect(buffer + used, l1_length - used))
         return damage(check, header->l1_offset,
-                      "the L1 table is followed by stray bytes, or changes while it is read", error);
+                      "the L1 table is followed by stray bytes, or changes while it is read",
+                      error);
     vmb_digest_update(hash, buffer, l1_length);
     check->reftable = g_malloc(reftable_length);
     check->reftable_entries = reftable_length / sizeof(guint64);

@@ -13,23 +13,23 @@
  *                  file can ever become (vmb_qcow2_reftable_clusters())
  *   then, appended as they become final, in any mixture:
  *     plain clusters       one block each
- *     packed clusters      zstd frames one after the other; a frame goes on in the next host cluster
- *                          only if that one follows directly; what is left over is zero
- *     L2 tables            one per 512 MiB of the disk that holds anything
- *     refcount blocks      16 bits per host cluster; a compressed block counts in each cluster that
- *                          it touches; the first cluster of each 2 GiB is the block of the 2 GiB before
+ *     packed clusters      zstd frames one after the other; a frame goes on in the next host
+ * cluster only if that one follows directly; what is left over is zero L2 tables            one per
+ * 512 MiB of the disk that holds anything refcount blocks      16 bits per host cluster; a
+ * compressed block counts in each cluster that it touches; the first cluster of each 2 GiB is the
+ * block of the 2 GiB before
  *
- * Header: 0 magic, 4 version 3, 8 u64 offset and 16 u32 length of the backing file name (0, 0: none),
- * 20 cluster bits 16, 24 u64 virtual size, 32 encryption 0, 36 u32 L1 entries, 40 u64 L1 offset,
- * 48 u64 refcount table offset, 56 u32 refcount table clusters, 60 u32 and 64 u64 snapshots 0,
- * 72 u64 incompatible features (bit 3: compression type), 80 compatible 0, 88 autoclear 0, 96 refcount
- * order 4, 100 header length 112, 104 compression type (1: zstd), then zero to 112; extension
- * 0xe2792aca "qcow2" if there is a backing file; extension 0; the backing file name.
+ * Header: 0 magic, 4 version 3, 8 u64 offset and 16 u32 length of the backing file name (0, 0:
+ * none), 20 cluster bits 16, 24 u64 virtual size, 32 encryption 0, 36 u32 L1 entries, 40 u64 L1
+ * offset, 48 u64 refcount table offset, 56 u32 refcount table clusters, 60 u32 and 64 u64 snapshots
+ * 0, 72 u64 incompatible features (bit 3: compression type), 80 compatible 0, 88 autoclear 0, 96
+ * refcount order 4, 100 header length 112, 104 compression type (1: zstd), then zero to 112;
+ * extension 0xe2792aca "qcow2" if there is a backing file; extension 0; the backing file name.
  *
  * L1 entry: offset of the L2 table | bit 63 if its refcount is 1. Tables that say "zero" for all of
  * their blocks are shared by several entries.
- * L2 entry: 0 absent; 1 zero; offset | bit 63 plain; for a frame bit 62, the byte offset in bits 0-53,
- * and in bits 54-61 the number of 512-byte sectors that it touches beyond the first. */
+ * L2 entry: 0 absent; 1 zero; offset | bit 63 plain; for a frame bit 62, the byte offset in bits
+ * 0-53, and in bits 54-61 the number of 512-byte sectors that it touches beyond the first. */
 
 #define VMB_QCOW2_MAGIC 0x514649fbu
 #define VMB_QCOW2_VERSION 3u

@@ -117,7 +117,8 @@ check_tables(const VmbQcow2Header *header, guint64 file_size, const char *label,
     if (header->size == 0 || header->size > VMB_SIZE_MAX || header->size % VMB_QCOW2_SECTOR != 0 ||
         header->l1_entries != vmb_qcow2_l1_entries(header->size))
         return vmb_error_set(error, VMB_ERROR_DAMAGE,
-                             "%s: virtual size %" G_GUINT64_FORMAT " with %u L1 entries is not valid",
+                             "%s: virtual size %" G_GUINT64_FORMAT
+                             " with %u L1 entries is not valid",
                              label, header->size, header->l1_entries);
     if (!is_inside(header->l1_offset, vmb_qcow2_table_clusters(header->l1_entries), file_size))
         return vmb_error_set(error, VMB_ERROR_DAMAGE,

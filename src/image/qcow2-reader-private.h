@@ -10,13 +10,14 @@ struct VmbQcow2Reader {
     guint64 file_size; /* bytes, when it was opened */
     guint64 n_blocks;  /* of the disk */
     VmbQcow2Header header;
-    guint64 *l1;       /* big-endian, header.l1_entries of them */
-    guint64 *l2;       /* big-endian, one table */
+    guint64 *l1; /* big-endian, header.l1_entries of them */
+    guint64 *l2; /* big-endian, one table */
 };
 
-/* Host offset of L2 table @index, 0 if there is none; *@copied: its flag. Errors: VMB_ERROR_DAMAGE. */
-gboolean vmb_qcow2_reader_l1(VmbQcow2Reader *reader, guint64 index, guint64 *host,
-                             gboolean *copied, GError **error);
+/* Host offset of L2 table @index, 0 if there is none; *@copied: its flag. Errors: VMB_ERROR_DAMAGE.
+ */
+gboolean vmb_qcow2_reader_l1(VmbQcow2Reader *reader, guint64 index, guint64 *host, gboolean *copied,
+                             GError **error);
 
 /* Reads a cluster of table entries at @host into @table, as it is. */
 gboolean vmb_qcow2_reader_cluster(VmbQcow2Reader *reader, guint64 host, void *table,

@@ -146,8 +146,7 @@ vmb_qcow2_reader_entry(const VmbQcow2Reader *reader, guint64 raw, VmbQcow2Entry 
 }
 
 gboolean
-vmb_qcow2_reader_bad_entry(const VmbQcow2Reader *reader, guint64 block, guint64 raw,
-                           GError **error)
+vmb_qcow2_reader_bad_entry(const VmbQcow2Reader *reader, guint64 block, guint64 raw, GError **error)
 {
     return vmb_error_set(error, VMB_ERROR_DAMAGE,
                          "%s: the L2 entry of the block at disk offset %" G_GUINT64_FORMAT
@@ -156,8 +155,8 @@ vmb_qcow2_reader_bad_entry(const VmbQcow2Reader *reader, guint64 block, guint64 
 }
 
 gboolean
-vmb_qcow2_reader_table(VmbQcow2Reader *reader, guint64 index, VmbQcow2Entry *entries,
-                       gboolean *any, GError **error)
+vmb_qcow2_reader_table(VmbQcow2Reader *reader, guint64 index, VmbQcow2Entry *entries, gboolean *any,
+                       GError **error)
 {
     guint64 host = 0, first = index * VMB_QCOW2_L2_ENTRIES;
     gboolean copied;

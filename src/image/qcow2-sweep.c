@@ -8,10 +8,11 @@
 
 #include <stdlib.h>
 
-/* The stored blocks are looked at in windows of the file, each sorted by offset. A window is as long
- * as its blocks fit into this many items (8 bytes each); it is halved whenever they do not. An image
- * that was written from front to back has its blocks almost in order, so each L2 table is needed in
- * one or two windows; one whose blocks are scattered costs more reading, but no more memory. */
+/* The stored blocks are looked at in windows of the file, each sorted by offset. A window is as
+ * long as its blocks fit into this many items (8 bytes each); it is halved whenever they do not. An
+ * image that was written from front to back has its blocks almost in order, so each L2 table is
+ * needed in one or two windows; one whose blocks are scattered costs more reading, but no more
+ * memory. */
 #define MAX_ITEMS (1024u * 1024u)
 #define MAX_WINDOW VMB_TIB
 #define NOT_LOADED G_MAXUINT64
@@ -23,18 +24,18 @@
 typedef struct {
     VmbQcow2Reader *reader;
     const GArray *tables;
-    guint next_table;         /* of those that are not accounted for yet */
-    const guint64 *reftable;  /* big-endian */
+    guint next_table;        /* of those that are not accounted for yet */
+    const guint64 *reftable; /* big-endian */
     guint64 reftable_entries;
-    guint64 position;         /* all bytes of the file before it are accounted for */
-    guint64 cluster;          /* whose references are being counted ... */
-    guint32 counts[2];        /* ... and those of the next one */
-    guint16 *refblock;        /* big-endian, of 2 GiB */
-    guint64 segment;          /* which 2 GiB, or NOT_LOADED */
-    guint8 *padding;          /* a cluster */
+    guint64 position;  /* all bytes of the file before it are accounted for */
+    guint64 cluster;   /* whose references are being counted ... */
+    guint32 counts[2]; /* ... and those of the next one */
+    guint16 *refblock; /* big-endian, of 2 GiB */
+    guint64 segment;   /* which 2 GiB, or NOT_LOADED */
+    guint8 *padding;   /* a cluster */
     guint64 *items;
     guint n_items;
-    guint64 start, end;       /* of the window */
+    guint64 start, end; /* of the window */
 } Sweep;
 
 static gboolean
@@ -244,9 +245,8 @@ sweep_file(Sweep *sweep, GError **error)
     }
     /* What follows the last block, and the counts of clusters that are not there. */
     return account_tables(sweep, G_MAXUINT64, error) && check_padding(sweep, file_size, error) &&
-           compare_refcounts(sweep,
-                             vmb_round_up(file_size, VMB_QCOW2_REFBLOCK_SPAN) / VMB_BLOCK_SIZE,
-                             error);
+           compare_refcounts(
+               sweep, vmb_round_up(file_size, VMB_QCOW2_REFBLOCK_SPAN) / VMB_BLOCK_SIZE, error);
 }
 
 gboolean

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Writes a qcow2 image once, from its first block to its last, in memory independent of its size. */
+/* Writes a qcow2 image once, from its first block to its last, in memory independent of its size.
+ */
 #include "image/qcow2-writer.h"
 #include "block/digest.h"
 #include "image/qcow2-alloc.h"
@@ -35,8 +36,8 @@ check_options(int fd, const VmbQcow2WriterOptions *options, GError **error)
         return vmb_error_set(error, VMB_ERROR_FAILED,
                              "%s: a disk of %" G_GUINT64_FORMAT " bytes cannot be written",
                              options->label, options->size);
-    if (options->backing_file != NULL && (options->backing_file[0] == '\0' ||
-                                          strlen(options->backing_file) > VMB_QCOW2_NAME_MAX))
+    if (options->backing_file != NULL &&
+        (options->backing_file[0] == '\0' || strlen(options->backing_file) > VMB_QCOW2_NAME_MAX))
         return vmb_error_set(error, VMB_ERROR_FAILED,
                              "%s: the backing file name must have 1 to %u bytes", options->label,
                              VMB_QCOW2_NAME_MAX);
@@ -88,8 +89,8 @@ vmb_qcow2_writer_free(VmbQcow2Writer *writer)
     g_free(writer);
 }
 
-/* Lets L1 entry @index point to a table in which every block is zero. Such tables are shared, as far
- * as their 16-bit count goes and while that count is still in memory. */
+/* Lets L1 entry @index point to a table in which every block is zero. Such tables are shared, as
+ * far as their 16-bit count goes and while that count is still in memory. */
 static gboolean
 put_zero_table(VmbQcow2Writer *writer, guint64 index, GError **error)
 {
@@ -149,8 +150,8 @@ advance(VmbQcow2Writer *writer, guint64 offset, guint64 n_blocks, GError **error
         n_blocks > writer->n_blocks - block)
         return vmb_error_set(error, VMB_ERROR_FAILED,
                              "%s: %" G_GUINT64_FORMAT " blocks at disk offset %" G_GUINT64_FORMAT
-                             " do not fit after offset %" G_GUINT64_FORMAT " of a disk of %"
-                             G_GUINT64_FORMAT " bytes",
+                             " do not fit after offset %" G_GUINT64_FORMAT
+                             " of a disk of %" G_GUINT64_FORMAT " bytes",
                              writer->label, n_blocks, offset, writer->next_block * VMB_BLOCK_SIZE,
                              writer->header.size);
     writer->next_block = block + n_blocks;
@@ -204,8 +205,8 @@ vmb_qcow2_writer_zero(VmbQcow2Writer *writer, guint64 offset, guint64 length, GE
     if (length % VMB_BLOCK_SIZE != 0 &&
         vmb_round_up(length, VMB_QCOW2_SECTOR) != writer->header.size - offset)
         return vmb_error_set(error, VMB_ERROR_FAILED,
-                             "%s: zeroes of %" G_GUINT64_FORMAT " bytes at disk offset %"
-                             G_GUINT64_FORMAT " do not end with a block",
+                             "%s: zeroes of %" G_GUINT64_FORMAT
+                             " bytes at disk offset %" G_GUINT64_FORMAT " do not end with a block",
                              writer->label, length, offset);
     if (!advance(writer, offset, n_blocks, error))
         return FALSE;

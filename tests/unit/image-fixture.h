@@ -29,9 +29,9 @@ typedef enum {
 } BlockState;
 
 typedef struct {
-    guint64 size;     /* bytes */
+    guint64 size; /* bytes */
     guint64 n_blocks;
-    guint8 *states;   /* BlockState */
+    guint8 *states; /* BlockState */
     guint32 *seeds;
     gboolean compressed;
     char *name, *path, *digests_path;
@@ -125,11 +125,14 @@ image_mix(guint64 *state)
 static inline void
 image_fill_random(guint8 *out, gsize length, guint32 seed)
 {
-    guint64 state = seed;
-    for (gsize i = 0; i < length; i += 8) {
-        guint64 value = image_mix(&state);
-        memcpy(out + i, &value, MIN(8, length - i));
+    guint64 state = seed, value;
+    gsize i = 0;
+    for (; i + sizeof value <= length; i += sizeof value) {
+        value = image_mix(&state);
+        memcpy(out + i, &value, sizeof value);
     }
+    value = image_mix(&state);
+    memcpy(out + i, &value, length - i);
 }
 
 static inline void
@@ -204,7 +207,8 @@ image_write_data(const ImageLayer *layer, guint64 block, VmbCompressor *compress
     gsize length = layer->compressed ? vmb_compressor_block(compressor, data, frame) : 0;
     guint32 check = length > 0 ? vmb_digest_check(frame, length) : 0;
     if (length > 0)
-        vmb_qcow2_writer_block(writer, offset, VMB_BLOCK_COMPRESSED, frame, (guint32)length, &error);
+        vmb_qcow2_writer_block(writer, offset, VMB_BLOCK_COMPRESSED, frame, (guint32)length,
+                               &error);
     else
         vmb_qcow2_writer_block(writer, offset, VMB_BLOCK_PLAIN, data, VMB_BLOCK_SIZE, &error);
     g_assert_no_error(error);
@@ -219,8 +223,8 @@ image_write(ImageFixture *fixture, guint index)
     g_autoptr(GError) error = NULL;
     ImageLayer *layer = &fixture->layers[index];
     g_auto(VmbFd) fd = open(layer->path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    g_auto(VmbFd) digests_fd = open(layer->digests_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC,
-                                    0600);
+    g_auto(VmbFd) digests_fd =
+        open(layer->digests_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     g_assert_true(fd >= 0 && digests_fd >= 0);
     VmbQcow2WriterOptions options = {
         .size = layer->size,
@@ -465,8 +469,7 @@ image_own_check(const ImageFixture *fixture, guint index)
     g_autoptr(GError) error = NULL;
     const ImageLayer *layer = &fixture->layers[index];
     g_auto(VmbFd) fd = open(layer->path, O_RDONLY | O_CLOEXEC);
-    g_autoptr(VmbQcow2Reader) reader =
-        vmb_qcow2_reader_open(fd, layer->size, layer->name, &error);
+    g_autoptr(VmbQcow2Reader) reader = vmb_qcow2_reader_open(fd, layer->size, layer->name, &error);
     g_assert_no_error(error);
     guint8 head[VMB_DIGEST_SIZE], tables[VMB_DIGEST_SIZE];
     vmb_qcow2_reader_check(reader, head, tables, &error);

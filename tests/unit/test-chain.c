@@ -28,7 +28,7 @@ describe(const VmbChainWindow *window)
         if (block->kind == VMB_BLOCK_ABSENT)
             g_string_append(text, " -");
         else
-            g_string_append_printf(text, " %c%u", "-ZPC"[block->kind], block->layer);
+            g_string_append_printf(text, " %c%u", "-ZPC"[block->kind], block -> layer);
     }
     return g_string_free(text, FALSE);
 }
@@ -176,8 +176,8 @@ test_flatten_as_stored(ImageFixture *fixture, gconstpointer data)
     }
 }
 
-/* Rewrites the digests of the newest layer by a recipe: one letter per block, '.' no record, '0' zero,
- * 'd' data as it is, 'x' data with another digest, 'c' data with another check. */
+/* Rewrites the digests of the newest layer by a recipe: one letter per block, '.' no record, '0'
+ * zero, 'd' data as it is, 'x' data with another digest, 'c' data with another check. */
 static void
 rewrite_digests(ImageFixture *fixture, const char *recipe)
 {
@@ -186,10 +186,10 @@ rewrite_digests(ImageFixture *fixture, const char *recipe)
     g_auto(VmbFd) old_fd = open(layer->digests_path, O_RDONLY | O_CLOEXEC);
     g_assert_cmpint(g_unlink(layer->digests_path), ==, 0);
     g_auto(VmbFd) fd = open(layer->digests_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    g_autoptr(VmbDigestReader) reader =
-        vmb_digest_reader_open(old_fd, layer->size, "old", &error);
+    g_autoptr(VmbDigestReader) reader = vmb_digest_reader_open(old_fd, layer->size, "old", &error);
     g_autoptr(VmbDigestWriter) writer = vmb_digest_writer_new(fd, layer->size, "new", &error);
     VmbDigestRecord records[64] = {0}, record;
+    static const guint8 other[VMB_DIGEST_SIZE] = {1, 2, 3};
     gboolean end;
     while (vmb_digest_reader_next(reader, &record, &end, &error) && !end)
         records[record.offset / BLOCK] = record;
@@ -199,8 +199,7 @@ rewrite_digests(ImageFixture *fixture, const char *recipe)
         if (recipe[i] == '0')
             vmb_digest_writer_zero(writer, i * BLOCK, BLOCK, &error);
         else if (recipe[i] != '.')
-            vmb_digest_writer_data(writer, i * BLOCK,
-                                   recipe[i] == 'x' ? (const guint8 *)recipe : old->digest,
+            vmb_digest_writer_data(writer, i * BLOCK, recipe[i] == 'x' ? other : old->digest,
                                    old->check ^ (recipe[i] == 'c' ? 1 : 0), &error);
         g_assert_no_error(error);
     }
@@ -321,7 +320,8 @@ test_damaged_blocks(ImageFixture *fixture, gconstpointer data)
     g_assert_cmpuint(g_array_index(damage, guint64, 2), ==, 7 * BLOCK);
 }
 
-/* A file that ends in the middle of a run of blocks: those before are read, those behind are not. */
+/* A file that ends in the middle of a run of blocks: those before are read, those behind are not.
+ */
 static void
 test_unreadable_blocks(ImageFixture *fixture, gconstpointer data)
 {

@@ -58,9 +58,12 @@ test_random(ImageFixture *fixture, gconstpointer data)
 static void
 test_small_sizes(ImageFixture *fixture, gconstpointer data)
 {
-    static const guint64 sizes[] = {1,         511,           512,           513,
-                                    BLOCK - 1, BLOCK,         BLOCK + 1,     2 * BLOCK - 512,
-                                    3 * BLOCK, 17 * BLOCK + 7, 16 * BLOCK};
+    static const guint64 sizes[] = {1,         511,
+                                    512,       513,
+                                    BLOCK - 1, BLOCK,
+                                    BLOCK + 1, 2 * BLOCK - 512,
+                                    3 * BLOCK, 17 * BLOCK + 7,
+                                    16 * BLOCK};
     if (!image_have_qemu())
         return;
     for (gsize i = 0; i < G_N_ELEMENTS(sizes); i++) {
@@ -371,8 +374,8 @@ test_write_errors(ImageFixture *fixture, gconstpointer data)
         for (guint n = 0; ok && n < 60; n++)
             ok = n % 3 == 0 ? vmb_qcow2_writer_block(writer, n * BLOCK, VMB_BLOCK_PLAIN, block,
                                                      VMB_BLOCK_SIZE, &error)
-                            : vmb_qcow2_writer_block(writer, n * BLOCK, VMB_BLOCK_COMPRESSED,
-                                                     block, 40000, &error);
+                            : vmb_qcow2_writer_block(writer, n * BLOCK, VMB_BLOCK_COMPRESSED, block,
+                                                     40000, &error);
         ok = ok && vmb_qcow2_writer_finish(writer, NULL, &error);
         g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &old), ==, 0);
         g_assert_true(ok == (error == NULL));
