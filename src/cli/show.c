@@ -104,14 +104,62 @@ print_reasons(const VmbManifest *manifest)
     }
 }
 
+/* Text of a member, or NULL; what the guest says has any shape. */
+static const char *
+text_of(VmbJson *object, const char *key)
+{
+    VmbJson *value = NULL;
+    if (!json_object_is_type(object, json_type_object) ||
+        !json_object_object_get_ex(object, key, &value) ||
+        !json_object_is_type(value, json_type_string))
+        return NULL;
+    return json_object_get_string(value);
+}
+
+static char *
+join_texts(VmbJson *array)
+{
+    GString *out = g_string_new(NULL);
+    gsize n = json_object_is_type(array, json_type_array) ? json_object_array_length(array) : 0;
+    for (gsize i = 0; i < n; i++)
+        g_string_append_printf(out, "%s%s", i > 0 ? "," : "",
+                               json_object_get_string(json_object_array_get_idx(array, i)));
+    return g_string_free(out, FALSE);
+}
+
+static void
+print_filesystems(VmbJson *list)
+{
+    static const char *const headers[] = {"FILESYSTEM", "TYPE", "DISKS", NULL};
+    g_autoptr(VmbTable) table = vmb_table_new(headers);
+    gsize n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+    for (gsize i = 0; i < n; i++) {
+        VmbJson *entry = json_object_array_get_idx(list, i);
+        VmbJson *disks = NULL;
+        if (json_object_is_type(entry, json_type_object))
+            json_object_object_get_ex(entry, "disks", &disks);
+        g_autofree char *names = join_texts(disks);
+        vmb_table_add(table, text_of(entry, "mountpoint"), text_of(entry, "type"), names);
+    }
+    if (n == 0)
+        return;
+    g_autofree char *text = vmb_table_text(table, "  ");
+    vmb_output_text(text);
+}
+
 static void
 print_guest(const VmbManifest *manifest)
 {
+    VmbJson *os = NULL, *filesystems = NULL;
     if (manifest->guest == NULL)
         return;
-    vmb_output_line("Guest:        %s",
-                    json_object_to_json_string_ext(
-                        manifest->guest, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_object_get_ex(manifest->guest, "os", &os);
+    json_object_object_get_ex(manifest->guest, "filesystems", &filesystems);
+    const char *host = text_of(manifest->guest, "hostname");
+    const char *system = text_of(os, "pretty_name");
+    vmb_output_line("Guest:        %s%s%s", host != NULL ? host : "(no host name)",
+                    system != NULL ? ", " : "", system != NULL ? system : "");
+    print_filesystems(filesystems);
 }
 
 int

@@ -103,7 +103,7 @@ def test_show(t):
     tool = repository(t)
     text = tool.ok("show", "web01/latest").out
     for part in ("web01/" + IDS[2], UUID, "vda", "left out", "cdrom", "resized vda", "nvram.fd",
-                 "/nvram/x.fd", "filesystem", "never"):
+                 "/nvram/x.fd", "filesystem", "never", "guest?]0;title?", "/srv?[0m"):
         t.contains(text, part)
     document = tool.json("show", "web01/" + IDS[1][:-1])
     t.equal((document["id"], document["domain"], document["uuid"], document["schema"]),

@@ -71,6 +71,13 @@ add_rest(VmbManifest *manifest)
     g_ptr_array_add(manifest->reasons, reason);
     manifest->guest = json_object_new_object();
     vmb_json_add_string(manifest->guest, "hostname", "guest\033]0;title\007");
+    VmbJson *list = json_object_new_array(), *entry = json_object_new_object();
+    vmb_json_add_string(entry, "mountpoint", "/srv\033[0m");
+    vmb_json_add_string(entry, "type", "ext4");
+    vmb_json_add_uint(entry, "disks", 7); /* not what is expected */
+    json_object_array_add(list, entry);
+    json_object_array_add(list, json_object_new_string("nonsense"));
+    vmb_json_add(manifest->guest, "filesystems", list);
 }
 
 static void
