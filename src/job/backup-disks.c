@@ -38,6 +38,14 @@ end_job_of_stalled_run(gpointer data)
     vmb_backup_job_end(run->job, NULL);
 }
 
+/* The unit in which a disk that shrank and grew may hide changes: see vmb_disk_backup_survey(). */
+static guint64
+survey_unit(const VmbDiskInfo *info)
+{
+    gboolean plain = info->cluster_size == VMB_BLOCK_SIZE && info->layers->len == 1;
+    return plain ? 0 : MAX(info->cluster_size, VMB_BLOCK_SIZE);
+}
+
 static gboolean
 read_disk(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *base,
           VmbManifestDisk *entry, GError **error)
@@ -60,6 +68,7 @@ read_disk(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *base,
         backup.parent = vmb_chain_files_chain(parent);
         backup.parent_size = plan->parent_disk->size;
         backup.backing_file = backing;
+        backup.unit = survey_unit(plan->info);
         if (plan->parent_disk->size != plan->info->size)
             vmb_reason_add(run->reasons, VMB_REASON_RESIZED, plan->info->target,
                            "%s: disk %s has %" G_GUINT64_FORMAT " bytes now, and had %"

@@ -33,7 +33,12 @@ typedef struct {
     GError **read_error; /* the first one of a completed read */
     gboolean began;
     guint zero_runs; /* queued since all reads were known to be complete */
-    guint64 contradicted;
+    guint64 suspect_from; /* from here on clean blocks with data are read as well */
+    struct {
+        guint64 suspect_from;
+        gboolean shrank;
+    } survey;
+    guint64 contradicted; /* blocks */
 } Disk;
 
 static gboolean
@@ -202,102 +207,6 @@ zero_range(Disk *disk, guint64 offset, guint64 length, GError **error)
 
 /* ---- deciding ---- */
 
-/* Blocks that [offset, offset + length) touches (outward) or covers (inward, where the end of the disk
- * completes the last block), as indexes into the window. */
-static void
-outward(guint64 window, guint64 offset, guint64 length, guint *first, guint *end)
-{
-    *first = (guint)((offset - window) / VMB_BLOCK_SIZE);
-    *end = (guint)((offset - window + length + VMB_BLOCK_SIZE - 1) / VMB_BLOCK_SIZE);
-}
-
-static void
-inward(guint64 window, guint64 size, guint64 offset, guint64 length, guint *first, guint *end)
-{
-    guint64 stop = offset + length;
-    *first = (guint)((offset - window + VMB_BLOCK_SIZE - 1) / VMB_BLOCK_SIZE);
-    if (stop == size)
-        stop = vmb_round_up(stop, VMB_BLOCK_SIZE);
-    *end = (guint)((stop - window) / VMB_BLOCK_SIZE);
-}
-
-enum { DIRTY = 1, ZERO = 2 };
-
-static void
-mark_extents(guint64 offset, guint n_blocks, guint64 size, const GArray *extents, guint8 *marks)
-{
-    memset(marks, 0, n_blocks);
-    for (guint i = 0; i < extents->len; i++) {
-        VmbNbdExtent extent = g_array_index(extents, VmbNbdExtent, i);
-        guint first, end;
-        /* The query may span several windows. */
-        guint64 start = MAX(extent.offset, offset);
-        guint64 stop = MIN(extent.offset + extent.length,
-                           MIN(size, offset + (guint64)n_blocks * VMB_BLOCK_SIZE));
-        if (start >= stop)
-            continue;
-        if (extent.dirty) {
-            outward(offset, start, stop - start, &first, &end);
-            for (guint b = first; b < MIN(end, n_blocks); b++)
-                marks[b] |= DIRTY;
-        }
-        if (extent.zero) {
-            inward(offset, size, start, stop - start, &first, &end);
-            for (guint b = first; b < MIN(end, n_blocks); b++)
-                marks[b] |= ZERO;
-        }
-    }
-}
-
-/* Zero extents that touch must count as one: each block needs to be covered by their union. */
-static GArray *
-join_zeroes(const GArray *extents)
-{
-    GArray *joined = g_array_sized_new(FALSE, FALSE, sizeof(VmbNbdExtent), extents->len);
-    for (guint i = 0; i < extents->len; i++) {
-        VmbNbdExtent extent = g_array_index(extents, VmbNbdExtent, i);
-        VmbNbdExtent *last =
-            joined->len > 0 ? &g_array_index(joined, VmbNbdExtent, joined->len - 1) : NULL;
-        if (last != NULL && last->zero && extent.zero &&
-            last->offset + last->length == extent.offset) {
-            last->length += extent.length;
-            last->dirty = FALSE;
-        } else if (extent.zero) {
-            g_array_append_val(joined, extent);
-        }
-    }
-    for (guint i = 0; i < joined->len; i++)
-        g_array_index(joined, VmbNbdExtent, i).dirty = FALSE;
-    return joined;
-}
-
-void
-vmb_disk_backup_plan(guint64 offset, guint n_blocks, guint64 size, const GArray *extents,
-                     guint64 dirty_from, const VmbChainWindow *parent, guint8 *actions,
-                     guint64 *contradicted_blocks)
-{
-    g_autoptr(GArray) zeroes = join_zeroes(extents);
-    g_autofree guint8 *zero_marks = g_malloc(n_blocks);
-    mark_extents(offset, n_blocks, size, extents, actions);
-    mark_extents(offset, n_blocks, size, zeroes, zero_marks);
-    for (guint b = 0; b < n_blocks; b++) {
-        guint64 end = offset + ((guint64)b + 1) * VMB_BLOCK_SIZE;
-        gboolean dirty = (actions[b] & DIRTY) != 0 || end > dirty_from;
-        gboolean zero = (zero_marks[b] & ZERO) != 0;
-        if (parent == NULL) {
-            actions[b] = zero ? VMB_ACTION_SKIP : VMB_ACTION_READ;
-        } else if (dirty) {
-            actions[b] = zero ? VMB_ACTION_ZERO : VMB_ACTION_READ;
-        } else {
-            gboolean holds_data = b < parent->n_blocks &&
-                                  (parent->blocks[b].kind == VMB_BLOCK_PLAIN ||
-                                   parent->blocks[b].kind == VMB_BLOCK_COMPRESSED);
-            actions[b] = zero && holds_data ? VMB_ACTION_ZERO : VMB_ACTION_SKIP;
-            *contradicted_blocks += zero && holds_data ? 1 : 0;
-        }
-    }
-}
-
 static gboolean
 act(Disk *disk, guint64 offset, guint64 length, VmbAction action, GError **error)
 {
@@ -310,11 +219,17 @@ act(Disk *disk, guint64 offset, guint64 length, VmbAction action, GError **error
     return TRUE;
 }
 
-static gboolean
-do_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, GError **error)
+static guint
+blocks_of_window(const Disk *disk, guint64 offset)
 {
     guint64 left = vmb_round_up(disk->size - offset, VMB_BLOCK_SIZE) / VMB_BLOCK_SIZE;
-    guint n_blocks = (guint)MIN(left, VMB_QCOW2_L2_ENTRIES);
+    return (guint)MIN(left, VMB_QCOW2_L2_ENTRIES);
+}
+
+static gboolean
+plan_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions,
+            guint64 *contradicted, GError **error)
+{
     const VmbChainWindow *parent = NULL;
     const VmbChainWindow beyond = {offset, 0, NULL};
     if (is_incremental(disk)) {
@@ -323,8 +238,17 @@ do_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, GE
             !vmb_chain_map(disk->backup->parent, offset / VMB_QCOW2_L2_SPAN, &parent, error))
             return FALSE;
     }
-    vmb_disk_backup_plan(offset, n_blocks, disk->size, extents, disk->dirty_from, parent, actions,
-                         &disk->contradicted);
+    vmb_disk_backup_plan(offset, blocks_of_window(disk, offset), disk->size, extents,
+                         disk->dirty_from, disk->suspect_from, parent, actions, contradicted);
+    return TRUE;
+}
+
+static gboolean
+do_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, GError **error)
+{
+    guint n_blocks = blocks_of_window(disk, offset);
+    if (!plan_window(disk, offset, extents, actions, &disk->contradicted, error))
+        return FALSE;
     for (guint first = 0, end; first < n_blocks; first = end) {
         for (end = first + 1; end < n_blocks && actions[end] == actions[first];)
             end++;
@@ -352,8 +276,11 @@ extents_of_window(const GArray *extents, guint *cursor, guint64 offset, guint64 
     return part;
 }
 
+typedef gboolean (*WindowFunc)(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions,
+                               GError **error);
+
 static gboolean
-read_disk(Disk *disk, GError **error)
+each_window(Disk *disk, WindowFunc function, GError **error)
 {
     const guint64 query = SPANS_PER_QUERY * VMB_QCOW2_L2_SPAN;
     g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(VmbNbdExtent));
@@ -366,11 +293,43 @@ read_disk(Disk *disk, GError **error)
         for (guint64 offset = start; offset < stop; offset += VMB_QCOW2_L2_SPAN) {
             g_autoptr(GArray) part =
                 extents_of_window(extents, &cursor, offset, offset + VMB_QCOW2_L2_SPAN);
-            if (!do_window(disk, offset, part, actions, error))
+            if (!function(disk, offset, part, actions, error))
                 return FALSE;
         }
     }
-    return vmb_nbd_reader_drain(disk->reader, error) && check_health(disk, error) &&
+    return TRUE;
+}
+
+/* A contradiction betrays a shrink: then nothing clean is trusted. */
+static gboolean
+survey_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, GError **error)
+{
+    guint64 contradicted = 0;
+    if (!plan_window(disk, offset, extents, actions, &contradicted, error))
+        return FALSE;
+    vmb_disk_backup_survey(offset, blocks_of_window(disk, offset),
+                           MIN(disk->size, disk->dirty_from), extents, disk->backup->unit,
+                           &disk->survey.suspect_from);
+    disk->survey.shrank |= contradicted > 0;
+    return TRUE;
+}
+
+static gboolean
+survey(Disk *disk, GError **error)
+{
+    if (!is_incremental(disk) || disk->backup->unit == 0)
+        return TRUE;
+    if (!each_window(disk, survey_window, error))
+        return FALSE;
+    disk->suspect_from = disk->survey.shrank ? 0 : disk->survey.suspect_from;
+    return TRUE;
+}
+
+static gboolean
+read_disk(Disk *disk, GError **error)
+{
+    return survey(disk, error) && each_window(disk, do_window, error) &&
+           vmb_nbd_reader_drain(disk->reader, error) && check_health(disk, error) &&
            vmb_pipeline_finish(disk->pipeline, error);
 }
 
@@ -426,7 +385,7 @@ vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *entry, guint64 *co
                                    backup->backing_file, backup->label};
     VmbPipelineConfig config = {.worker_new = worker_new, .worker_free = worker_free,
                                 .work = encode, .emit = emit, .user = &disk};
-    disk.dirty_from = G_MAXUINT64;
+    disk.dirty_from = disk.suspect_from = disk.survey.suspect_from = G_MAXUINT64;
     if (backup->parent != NULL && backup->parent_size != backup->size)
         disk.dirty_from = vmb_round_down(MIN(backup->parent_size, backup->size), VMB_BLOCK_SIZE);
     /* Freed in reverse order: reads into the pipeline's buffers end first. */

@@ -13,6 +13,7 @@ typedef struct {
     VmbChain *parent;           /* the parent's chain, for its map; NULL for a full */
     guint64 parent_size;        /* bytes */
     const char *backing_file;   /* for the header; NULL for a full */
+    guint64 unit;               /* bytes, for vmb_disk_backup_survey(); 0: no survey is needed */
     guint64 size;               /* exact bytes of the disk, as libvirt says */
     int image_fd, digests_fd;   /* empty files */
     int compress_level;
@@ -31,8 +32,21 @@ gboolean vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *disk, gui
 
 /* What to do with each block of a window; pure, for tests. @actions: @n_blocks bytes. @extents: the
  * merged extents of [offset, offset + n_blocks * 64 KiB), clamped to the disk. From @dirty_from on
- * everything counts as dirty. @parent: the same window of the parent, or NULL for a full. */
+ * everything counts as dirty; from @suspect_from on what is clean and not zero is read as well.
+ * @parent: the same window of the parent, or NULL for a full. */
 typedef enum { VMB_ACTION_SKIP, VMB_ACTION_ZERO, VMB_ACTION_READ } VmbAction;
 void vmb_disk_backup_plan(guint64 offset, guint n_blocks, guint64 size, const GArray *extents,
-                          guint64 dirty_from, const VmbChainWindow *parent, guint8 *actions,
-                          guint64 *contradicted_blocks);
+                          guint64 dirty_from, guint64 suspect_from, const VmbChainWindow *parent,
+                          guint8 *actions, guint64 *contradicted_blocks);
+
+/* Finds where clean blocks may have changed without a sign. Shrinking forgets the dirty bits behind the
+ * new end but keeps the bytes up to the end of its cluster, and growing again zeroes these where a
+ * backing file would show. Only where clusters, blocks and bits are the same 64 KiB and nothing
+ * lies below, that end's block is dirty or holds what it held. All behind that cluster is zero,
+ * or dirty, or in a cluster that is dirty in part. So @suspect_from becomes the start of the last unit
+ * that is clean throughout and holds data, or else of the first that is clean in part and does; if
+ * there is none it is kept (G_MAXUINT64 before the first window). To be called for all windows in their
+ * order; pure, for tests. @unit: the larger of cluster and block, bytes. @size: up to where the parent
+ * and the disk are compared. */
+void vmb_disk_backup_survey(guint64 offset, guint n_blocks, guint64 size, const GArray *extents,
+                            guint64 unit, guint64 *suspect_from);

@@ -80,6 +80,7 @@ judge_bitmaps(VmbDiskInfo *disk)
     VmbImageProbe probe;
     vmb_image_probe(active->path, &probe);
     disk->bitmaps = probe.bitmaps;
+    disk->cluster_size = probe.cluster_size;
     disk->no_bitmaps_why = probe.why;
     if (active->data_file == NULL)
         active->data_file = g_steal_pointer(&probe.data_file);

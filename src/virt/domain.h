@@ -51,6 +51,7 @@ typedef struct {
     GPtrArray *layers;   /* VmbDiskLayer, the active one first */
     guint64 size;        /* virtual size in bytes (virDomainGetBlockInfo capacity) */
     guint64 allocation;  /* bytes used by the active image */
+    guint32 cluster_size;/* of the active layer, bytes; 0 unless it is qcow2 and its header was read */
     gboolean bitmaps;    /* the active layer can hold dirty bitmaps (qcow2 version 3, no external data
                           * file that QEMU does not own) */
     char *no_bitmaps_why;/* a sentence when not */

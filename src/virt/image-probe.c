@@ -13,6 +13,9 @@
 #define PROBE_BYTES 65536
 #define V3_HEADER 104
 #define OFFSET_VERSION 4
+#define OFFSET_CLUSTER_BITS 20
+#define CLUSTER_BITS_MIN 9 /* QEMU's limits */
+#define CLUSTER_BITS_MAX 21
 #define OFFSET_INCOMPATIBLE 72
 #define OFFSET_HEADER_LENGTH 100
 #define INCOMPATIBLE_DATA_FILE (G_GUINT64_CONSTANT(1) << 2)
@@ -70,6 +73,13 @@ judge(const char *path, const guint8 *bytes, gsize length, VmbImageProbe *probe)
         return;
     }
     guint32 version = get32(bytes + OFFSET_VERSION);
+    guint32 cluster_bits = get32(bytes + OFFSET_CLUSTER_BITS);
+    if (cluster_bits < CLUSTER_BITS_MIN || cluster_bits > CLUSTER_BITS_MAX) {
+        probe->why = g_strdup_printf("%s has clusters of 2^%u bytes, which qcow2 does not know", path,
+                                     cluster_bits);
+        return;
+    }
+    probe->cluster_size = 1u << cluster_bits;
     if (version != 3) {
         probe->why =
             g_strdup_printf("%s is qcow2 version %u, which cannot hold bitmaps; with the VM "

@@ -5,6 +5,7 @@
 
 typedef struct {
     gboolean bitmaps;   /* qcow2 of version 3 */
+    guint32 cluster_size; /* bytes; 0 if it is no qcow2 */
     char *why;          /* a sentence when not; free with g_free() */
     char *data_file;    /* external data file's path as far as the header names one, or NULL; free with
                          * g_free() */

@@ -2,6 +2,7 @@
 /* What a backup does with each block, against a model that looks at single bytes' worth of 512. */
 #include "job/disk-backup.h"
 #include "nbd/reader.h"
+#include "util/units.h"
 
 #include <string.h>
 
@@ -33,8 +34,8 @@ extents_of(const Model *model)
 }
 
 static VmbAction
-expected(const Model *model, guint block, guint64 dirty_from, gboolean incremental,
-         gboolean parent_data, gboolean *contradicted)
+expected(const Model *model, guint block, guint64 dirty_from, guint64 suspect_from,
+         gboolean incremental, gboolean parent_data, gboolean *contradicted)
 {
     gboolean dirty = model->offset + ((guint64)block + 1) * VMB_BLOCK_SIZE > dirty_from;
     gboolean zero = TRUE;
@@ -49,6 +50,8 @@ expected(const Model *model, guint block, guint64 dirty_from, gboolean increment
     if (dirty)
         return zero ? VMB_ACTION_ZERO : VMB_ACTION_READ;
     *contradicted = zero && parent_data;
+    if (!zero && model->offset + (guint64)block * VMB_BLOCK_SIZE >= suspect_from)
+        return VMB_ACTION_READ;
     return *contradicted ? VMB_ACTION_ZERO : VMB_ACTION_SKIP;
 }
 
@@ -57,7 +60,7 @@ fill_runs(gboolean *values, guint n)
 {
     for (guint i = 0; i < n;) {
         gboolean value = g_test_rand_bit();
-        guint end = MIN(n, i + (guint)g_test_rand_int_range(1, 4 * UNITS_PER_BLOCK));
+        guint length = (guint)g_test_rand_int_range(1, 4 * UNITS_PER_BLOCK), end = MIN(n, i + length);
         while (i < end)
             values[i++] = value;
     }
@@ -81,14 +84,15 @@ check_one(gboolean incremental)
     VmbChainWindow parent = {model.offset, (guint)g_test_rand_int_range(0, n_blocks + 1), blocks};
     guint64 contradicted = 0, expected_contradicted = 0;
     guint64 dirty_from = g_test_rand_bit() ? G_MAXUINT64 : model.offset + VMB_BLOCK_SIZE * 5;
+    guint64 suspect_from = g_test_rand_bit() ? G_MAXUINT64 : model.offset + VMB_BLOCK_SIZE * 3;
     for (guint b = 0; b < n_blocks; b++)
         blocks[b].kind = (VmbBlockKind)g_test_rand_int_range(0, 4);
     vmb_disk_backup_plan(model.offset, n_blocks, model.size, extents, dirty_from,
-                         incremental ? &parent : NULL, actions, &contradicted);
+                         suspect_from, incremental ? &parent : NULL, actions, &contradicted);
     for (guint b = 0; b < n_blocks; b++) {
         gboolean data = b < parent.n_blocks && blocks[b].kind >= VMB_BLOCK_PLAIN, against;
         g_assert_cmpint(actions[b], ==,
-                        expected(&model, b, dirty_from, incremental, data, &against));
+                        expected(&model, b, dirty_from, suspect_from, incremental, data, &against));
         expected_contradicted += against ? 1 : 0;
     }
     g_assert_cmpuint(contradicted, ==, expected_contradicted);
@@ -110,11 +114,49 @@ test_incremental(void)
         check_one(TRUE);
 }
 
+#define ALL VMB_SIZE_MAX
+
+/* One letter per 64 KiB: c clean data, d dirty, z zero. */
+static guint64
+survey(const char *blocks, guint unit_blocks, guint64 size)
+{
+    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(VmbNbdExtent));
+    guint64 suspect_from = G_MAXUINT64;
+    guint n = (guint)strlen(blocks);
+    for (guint b = 0; b < n; b++) {
+        VmbNbdExtent extent = {(guint64)b * VMB_BLOCK_SIZE, VMB_BLOCK_SIZE, blocks[b] == 'd',
+                               blocks[b] == 'z'};
+        g_array_append_val(extents, extent);
+    }
+    vmb_disk_backup_survey(0, n, size, extents, (guint64)unit_blocks * VMB_BLOCK_SIZE,
+                           &suspect_from);
+    return suspect_from == G_MAXUINT64 ? suspect_from : suspect_from / VMB_BLOCK_SIZE;
+}
+
+static void
+test_survey(void)
+{
+    g_assert_cmpuint(survey("cccczzzz", 1, ALL), ==, 3);
+    g_assert_cmpuint(survey("ccccdzdz", 1, ALL), ==, 3);
+    g_assert_cmpuint(survey("cccczzzz", 4, ALL), ==, 0);
+    g_assert_cmpuint(survey("cccccczz", 4, ALL), ==, 4);
+    g_assert_cmpuint(survey("cccccdcz", 4, ALL), ==, 0);
+    g_assert_cmpuint(survey("zzzzcdcz", 4, ALL), ==, 4);
+    g_assert_cmpuint(survey("cdcccdcz", 4, ALL), ==, 0);
+    g_assert_cmpuint(survey("zdzdzzzz", 4, ALL), ==, G_MAXUINT64);
+    /* Behind the end of the parent or of the disk nothing counts. */
+    g_assert_cmpuint(survey("ccccccdc", 4, 6 * VMB_BLOCK_SIZE), ==, 4);
+    g_assert_cmpuint(survey("cccccccc", 4, 4 * VMB_BLOCK_SIZE), ==, 0);
+    g_assert_cmpuint(survey("cccccccc", 4, 0), ==, G_MAXUINT64);
+    g_assert_cmpuint(survey("cccccccz", 1, 5 * VMB_BLOCK_SIZE - 512), ==, 4);
+}
+
 int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/disk-plan/full", test_full);
     g_test_add_func("/disk-plan/incremental", test_incremental);
+    g_test_add_func("/disk-plan/survey", test_survey);
     return g_test_run();
 }

@@ -193,6 +193,7 @@ static void
 write_header(const char *path, guint32 version, gboolean data_file, const char *name)
 {
     guint8 bytes[512] = {'Q', 'F', 'I', 0xfb, 0, 0, 0, (guint8)version};
+    bytes[23] = 16;
     bytes[103] = 112;
     bytes[79] = data_file ? 4 : 0;
     if (name != NULL) {
@@ -210,6 +211,7 @@ check_probe(const char *path, gboolean bitmaps, const char *data_file)
     vmb_image_probe(path, &probe);
     g_assert_cmpint(probe.bitmaps, ==, bitmaps);
     g_assert_true(bitmaps == (probe.why == NULL));
+    g_assert_true(!bitmaps || probe.cluster_size == 65536);
     g_assert_cmpstr(probe.data_file, ==, data_file);
     g_free(probe.why);
     g_free(probe.data_file);
