@@ -23,6 +23,5 @@ struct VmbChain {
     guint64 next_window; /* smallest index that vmb_chain_window() may still get */
     VmbChainWindow window;
     gboolean window_used; /* its blocks are not all absent */
-    VmbQcow2Entry *entries;
     GMutex damage_lock;
 };

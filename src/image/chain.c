@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A chain of images with their digests as one disk: where each block lies and what it must hold. */
 #include "image/chain-private.h"
-#include "image/qcow2-format.h"
+#include "image/qcow2-reader-private.h"
 #include "util/error.h"
 
 static gboolean
@@ -45,7 +45,6 @@ vmb_chain_open(const VmbChainLayer *layers, guint n_layers, GError **error)
     chain->parts = g_new0(VmbChainPart, n_layers);
     chain->size = layers[0].size;
     chain->window.blocks = g_new0(VmbBlock, VMB_QCOW2_L2_ENTRIES);
-    chain->entries = g_new(VmbQcow2Entry, VMB_QCOW2_L2_ENTRIES);
     for (guint i = 0; i < n_layers; i++)
         if (!open_part(chain, i, &layers[i], error))
             return NULL;
@@ -64,7 +63,6 @@ vmb_chain_free(VmbChain *chain)
     }
     g_free(chain->parts);
     g_free(chain->window.blocks);
-    g_free(chain->entries);
     g_mutex_clear(&chain->damage_lock);
     g_free(chain);
 }
@@ -151,28 +149,32 @@ static gboolean
 add_layer(VmbChain *chain, guint layer, guint64 index, guint limit, gboolean digests,
           GError **error)
 {
-    static const VmbQcow2Entry absent = {.kind = VMB_BLOCK_ABSENT};
     VmbChainPart *part = &chain->parts[layer];
+    VmbQcow2Reader *reader = part->reader;
     guint64 first = index * VMB_QCOW2_L2_ENTRIES;
     gboolean any, empty;
+    guint n_blocks = 0;
     digests = digests && part->digests != NULL;
-    if (!vmb_qcow2_reader_table(part->reader, index, chain->entries, &any, error) ||
+    if (!vmb_qcow2_reader_load(reader, index, &n_blocks, &any, error) ||
         !is_empty(part, first, limit, any, digests, &empty, error))
         return FALSE;
     if (empty)
         return TRUE;
     chain->window_used = TRUE;
     for (guint i = 0; i < limit; i++) {
-        const VmbQcow2Entry *entry = any ? &chain->entries[i] : &absent;
+        guint64 raw = any && i < n_blocks ? GUINT64_FROM_BE(reader->l2[i]) : 0;
         VmbBlock *block = &chain->window.blocks[i];
-        if (block->kind != VMB_BLOCK_ABSENT)
-            continue; /* hidden by a newer layer */
-        if (digests && !match_record(part, first + i, entry, block, error))
+        VmbQcow2Entry entry;
+        if ((raw == 0 && !digests) || block->kind != VMB_BLOCK_ABSENT)
+            continue; /* nothing there, or hidden by a newer layer */
+        if (!vmb_qcow2_reader_entry(reader, raw, &entry))
+            return vmb_qcow2_reader_bad_entry(reader, first + i, raw, error);
+        if (digests && !match_record(part, first + i, &entry, block, error))
             return FALSE;
-        block->kind = entry->kind;
+        block->kind = entry.kind;
         block->layer = layer;
-        block->host_offset = entry->host_offset;
-        block->stored_length = entry->length;
+        block->host_offset = entry.host_offset;
+        block->stored_length = entry.length;
     }
     return TRUE;
 }

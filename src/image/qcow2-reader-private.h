@@ -23,6 +23,11 @@ gboolean vmb_qcow2_reader_l1(VmbQcow2Reader *reader, guint64 index, guint64 *hos
 gboolean vmb_qcow2_reader_cluster(VmbQcow2Reader *reader, guint64 host, void *table,
                                   GError **error);
 
+/* Reads L2 table @index into reader->l2; *@any is FALSE if there is none (then nothing is read).
+ * *@n_blocks: how many of its entries lie inside the disk. */
+gboolean vmb_qcow2_reader_load(VmbQcow2Reader *reader, guint64 index, guint *n_blocks,
+                               gboolean *any, GError **error);
+
 /* Decodes L2 entry @raw (native); FALSE (no GError) if it is not valid. */
 gboolean vmb_qcow2_reader_entry(const VmbQcow2Reader *reader, guint64 raw, VmbQcow2Entry *entry);
 

@@ -155,28 +155,35 @@ vmb_qcow2_reader_bad_entry(const VmbQcow2Reader *reader, guint64 block, guint64 
 }
 
 gboolean
-vmb_qcow2_reader_table(VmbQcow2Reader *reader, guint64 index, VmbQcow2Entry *entries, gboolean *any,
-                       GError **error)
+vmb_qcow2_reader_load(VmbQcow2Reader *reader, guint64 index, guint *n_blocks, gboolean *any,
+                      GError **error)
 {
-    guint64 host = 0, first = index * VMB_QCOW2_L2_ENTRIES;
+    guint64 host = 0;
     gboolean copied;
     *any = FALSE;
     if (index >= reader->header.l1_entries)
         return TRUE;
+    *n_blocks = (guint)MIN(reader->n_blocks - index * VMB_QCOW2_L2_ENTRIES, VMB_QCOW2_L2_ENTRIES);
     if (!vmb_qcow2_reader_l1(reader, index, &host, &copied, error))
         return FALSE;
-    if (host == 0)
-        return TRUE;
-    if (!vmb_qcow2_reader_cluster(reader, host, reader->l2, error))
+    *any = host != 0;
+    return !*any || vmb_qcow2_reader_cluster(reader, host, reader->l2, error);
+}
+
+gboolean
+vmb_qcow2_reader_table(VmbQcow2Reader *reader, guint64 index, VmbQcow2Entry *entries, gboolean *any,
+                       GError **error)
+{
+    guint n_blocks;
+    gboolean loaded;
+    *any = FALSE;
+    if (!vmb_qcow2_reader_load(reader, index, &n_blocks, &loaded, error))
         return FALSE;
-    guint n_blocks = (guint)MIN(reader->n_blocks - first, VMB_QCOW2_L2_ENTRIES);
-    for (guint i = 0; i < n_blocks; i++) {
-        guint64 raw = GUINT64_FROM_BE(reader->l2[i]);
+    for (guint i = 0; loaded && i < VMB_QCOW2_L2_ENTRIES; i++) {
+        guint64 raw = i < n_blocks ? GUINT64_FROM_BE(reader->l2[i]) : 0;
         if (!vmb_qcow2_reader_entry(reader, raw, &entries[i]))
-            return vmb_qcow2_reader_bad_entry(reader, first + i, raw, error);
+            return vmb_qcow2_reader_bad_entry(reader, index * VMB_QCOW2_L2_ENTRIES + i, raw, error);
         *any |= entries[i].kind != VMB_BLOCK_ABSENT;
     }
-    for (guint i = n_blocks; i < VMB_QCOW2_L2_ENTRIES; i++)
-        entries[i] = (VmbQcow2Entry){.kind = VMB_BLOCK_ABSENT};
     return TRUE;
 }

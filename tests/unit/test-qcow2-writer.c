@@ -143,14 +143,12 @@ read_block(VmbChain *chain, guint64 block)
     return g_memdup2(chunk->data, VMB_BLOCK_SIZE);
 }
 
-/* Runs `qemu-io` on the image to see that a range holds one byte. */
+/* Runs one command of `qemu-io` on the image. */
 static void
-qemu_io_read(const ImageFixture *fixture, const char *name, guint pattern, guint64 offset,
-             guint64 length)
+qemu_io(const ImageFixture *fixture, const char *name, gboolean writable, const char *command)
 {
-    g_autofree char *command = g_strdup_printf(
-        "read -P %u %" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT, pattern, offset, length);
-    const char *const argv[] = {"qemu-io", "-r", "-f", "qcow2", "-c", command, name, NULL};
+    const char *const argv[] = {
+        "qemu-io", "-f", "qcow2", "-c", command, name, writable ? NULL : "-r", NULL};
     g_autofree char *out = NULL;
     g_autoptr(GError) error = NULL;
     int status = 0;
@@ -159,6 +157,51 @@ qemu_io_read(const ImageFixture *fixture, const char *name, guint pattern, guint
     g_assert_no_error(error);
     if (status != 0 || strstr(out, "Pattern verification failed") != NULL)
         g_error("%s: %s", command, out);
+}
+
+/* QEMU sees that a range holds one byte. */
+static void
+qemu_io_read(const ImageFixture *fixture, const char *name, guint pattern, guint64 offset,
+             guint64 length)
+{
+    g_autofree char *command = g_strdup_printf(
+        "read -P %u %" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT, pattern, offset, length);
+    qemu_io(fixture, name, FALSE, command);
+}
+
+/* A restored image is written by a guest: QEMU changes tables in place, copies packed clusters and
+ * frees what it replaces, exactly as flags and refcounts say. */
+static void
+test_written_by_qemu(ImageFixture *fixture, gconstpointer data)
+{
+    guint32 seed = (guint32)g_test_rand_int();
+    g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
+    g_test_message("seed %u", seed);
+    if (!image_have_qemu())
+        return;
+    guint64 size = VMB_QCOW2_L2_SPAN + 300 * BLOCK;
+    for (guint i = 0; i < 2; i++) {
+        ImageLayer *layer = image_add_layer(fixture, size, TRUE);
+        /* A table of zeroes in the newer one, and something of everything. */
+        memset(layer->states, i == 0 ? STATE_FILLED : STATE_ZERO, layer->n_blocks);
+        for (guint64 block = VMB_QCOW2_L2_ENTRIES; block < layer->n_blocks; block++) {
+            layer->states[block] = (guint8)g_rand_int_range(rand, 0, N_STATES);
+            layer->seeds[block] = g_rand_int(rand);
+        }
+        image_write(fixture, i);
+    }
+    for (guint i = 0; i < 60; i++) {
+        const char *name = fixture->layers[i % 2].name;
+        guint64 block = (guint64)g_rand_int_range(rand, 0, (gint32)(size / BLOCK));
+        if (i % 4 != 0)
+            block = VMB_QCOW2_L2_ENTRIES + block % 300;
+        g_autofree char *command =
+            g_strdup_printf("%s %" G_GUINT64_FORMAT " 20k", i % 3 == 0 ? "write -z" : "write -P 9",
+                            block * BLOCK + 4096);
+        qemu_io(fixture, name, TRUE, command);
+        qemu_io_read(fixture, name, i % 3 == 0 ? 0 : 9, block * BLOCK + 4096, 20480);
+        image_qemu_check(fixture, i % 2);
+    }
 }
 
 static VmbQcow2Writer *
@@ -393,6 +436,7 @@ main(int argc, char **argv)
     image_add("/qcow2-writer/small-sizes", test_small_sizes);
     image_add("/qcow2-writer/full-tables", test_full_tables);
     image_add("/qcow2-writer/zero-tables", test_zero_tables);
+    image_add("/qcow2-writer/written-by-qemu", test_written_by_qemu);
     image_add("/qcow2-writer/sparse-64t", test_sparse_64t);
     image_add("/qcow2-writer/many-zero-tables", test_many_zero_tables);
     image_add("/qcow2-writer/refcount-blocks", test_refcount_blocks);
