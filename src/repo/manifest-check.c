@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Whether the numbers and lists of a manifest fit together. */
-#include "repo/layout.h"
+#include "image/digest-format.h"
+#include "image/qcow2-format.h"
 #include "repo/manifest-json.h"
 #include "util/error.h"
 #include "util/units.h"
 
-#define DIGESTS_HEADER 64u /* bytes, see image/digest-file.h */
-#define DIGESTS_RECORD 48u
-#define BLOCKS_PER_TABLE 8192u
 #define FIXED_BLOCKS 1024u /* header, L1 and refcount tables of the largest disk, with room */
 
 static guint64
@@ -47,7 +45,7 @@ check_image(const VmbManifestDisk *disk, GError **error)
         (!disk->compressed && disk->stored_bytes != data_bytes))
         return vmb_error_set(error, VMB_ERROR_DAMAGE, "'stored_bytes' does not fit 'data_blocks'");
     /* Frames and plain clusters share no cluster, so that up to half of a file may be unused. */
-    guint64 tables = blocks / BLOCKS_PER_TABLE + 1;
+    guint64 tables = blocks / VMB_QCOW2_L2_ENTRIES + 1;
     guint64 limit = 2 * (blocks + tables + FIXED_BLOCKS) * VMB_BLOCK_SIZE;
     if (disk->image_size < VMB_BLOCK_SIZE + disk->stored_bytes || disk->image_size > limit)
         return vmb_error_set(error, VMB_ERROR_DAMAGE, "an image of implausible size");
@@ -58,9 +56,9 @@ static gboolean
 check_digests(const VmbManifestDisk *disk, GError **error)
 {
     guint64 size = disk->digests_size;
-    if (size < DIGESTS_HEADER || (size - DIGESTS_HEADER) % DIGESTS_RECORD != 0)
+    if (size < VMB_DIGEST_FILE_HEADER || (size - VMB_DIGEST_FILE_HEADER) % VMB_DIGEST_FILE_RECORD != 0)
         return vmb_error_set(error, VMB_ERROR_DAMAGE, "a digest file of implausible size");
-    guint64 records = (size - DIGESTS_HEADER) / DIGESTS_RECORD;
+    guint64 records = (size - VMB_DIGEST_FILE_HEADER) / VMB_DIGEST_FILE_RECORD;
     if (records < disk->data_blocks || records > blocks_of(disk))
         return vmb_error_set(error, VMB_ERROR_DAMAGE, "a digest file of implausible size");
     return TRUE;
