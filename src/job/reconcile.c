@@ -7,11 +7,14 @@
 #include "util/log.h"
 #include "virt/backup-job.h"
 #include "virt/checkpoint.h"
+#include "virt/guard.h"
 
 #include <string.h>
 
 /* How long a guest that may be frozen is asked to thaw before the backup goes on with a warning. */
 #define THAW_TIMEOUT_S 10
+/* How long the dead run's guard may go on; it does so for some seconds if the run died in its freeze. */
+#define GUARD_NS (15 * G_GUINT64_CONSTANT(1000000000))
 
 static gboolean
 is_published(GPtrArray *points, const char *checkpoint)
@@ -63,6 +66,14 @@ release_guest(VmbDomain *domain, const VmbJournal *journal, GPtrArray *reasons)
 }
 
 static void
+wait_for_guard(VmbDomain *domain, const VmbJournal *journal)
+{
+    if (journal->run_dir != NULL && !vmb_guard_wait_for_end(journal->run_dir, GUARD_NS))
+        vmb_warning("%s: the guard of a backup that died is still at work; it may thaw the guest "
+                    "during this backup, which would be told", vmb_domain_name(domain));
+}
+
+static void
 remove_directory(const char *directory, GPtrArray *reasons)
 {
     g_autoptr(GError) error = NULL;
@@ -94,6 +105,7 @@ undo_run(VmbDomain *domain, const VmbJournal *journal, GPtrArray *points, GPtrAr
         return FALSE;
     }
     release_guest(domain, journal, reasons);
+    wait_for_guard(domain, journal);
     remove_directory(journal->scratch_dir, reasons);
     remove_directory(journal->run_dir, reasons);
     if (journal->checkpoint != NULL && !is_published(points, journal->checkpoint) &&

@@ -8,10 +8,12 @@
 #include "util/units.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <syslog.h>
 #include <unistd.h>
@@ -337,6 +339,16 @@ get_ready(Guard *guard, GError **error)
     return TRUE;
 }
 
+/* Tells the next run that it had better wait: vmb_guard_wait_for_end(). The end of the process unlocks. */
+static void
+lock_run_directory(const Guard *guard)
+{
+    g_autofree char *directory = g_path_get_dirname(guard->socket);
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
+        report(LOG_WARNING, "cannot lock %s: %s", directory, g_strerror(errno));
+}
+
 static void
 become_independent(void)
 {
@@ -375,6 +387,7 @@ vmb_guard_main(int argc, char **argv)
         guard_clear(&guard);
         return 1;
     }
+    lock_run_directory(&guard);
     say(VMB_GUARD_READY);
     watch(&guard);
     clean_up(&guard);

@@ -7,9 +7,11 @@
 #include "util/units.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -18,6 +20,8 @@
 #define ACK_NS (5 * G_GUINT64_CONSTANT(1000000000))
 /* After DONE the guard only closes its connection. */
 #define END_NS (5 * G_GUINT64_CONSTANT(1000000000))
+/* flock() cannot wait with a deadline. */
+#define LOCK_PAUSE_US (100 * 1000)
 
 /* Shared with the thread that reaps the process. */
 typedef struct {
@@ -271,4 +275,19 @@ vmb_guard_free(VmbGuard *guard)
     child_unref(guard->child);
     g_mutex_clear(&guard->lock);
     g_free(guard);
+}
+
+gboolean
+vmb_guard_wait_for_end(const char *run_dir, guint64 ns)
+{
+    guint64 deadline = vmb_units_monotonic() + ns;
+    g_auto(VmbFd) fd = open(run_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return TRUE;
+    while (flock(fd, LOCK_SH | LOCK_NB) < 0) {
+        if (vmb_units_monotonic() >= deadline)
+            return FALSE;
+        g_usleep(LOCK_PAUSE_US);
+    }
+    return TRUE;
 }

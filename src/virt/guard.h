@@ -38,6 +38,12 @@ void vmb_guard_detach(VmbGuard *guard);
 void vmb_guard_free(VmbGuard *guard);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbGuard, vmb_guard_free)
 
+/* Waits, at most @ns, until the guard of an earlier run has ended: it thaws the guest as long as calls of its
+ * dead program may be under way, and would thaw the next run's freeze too. @run_dir: the directory of
+ * that run's socket, which the guard keeps locked (flock); absent: nothing to wait for. FALSE if it is still at
+ * work. */
+gboolean vmb_guard_wait_for_end(const char *run_dir, guint64 ns);
+
 /* The process itself: main() hands over when argv[1] is VMB_GUARD_VERB. Returns the exit status. */
 #define VMB_GUARD_VERB "--internal-guard"
 int vmb_guard_main(int argc, char **argv);
