@@ -109,54 +109,76 @@ verify_point(gpointer data, gpointer user)
     item_free(item);
 }
 
+/* Each point once, however often it is named or stands behind another one. */
+typedef struct {
+    GPtrArray *items;
+    GHashTable *seen; /* "UUID/ID" */
+} Collection;
+
 static void
-add_item(GPtrArray *items, GPtrArray *points, VmbPoint *point)
+add_item(Collection *all, GPtrArray *points, VmbPoint *point)
 {
+    if (!g_hash_table_add(all->seen, g_strdup_printf("%s/%s", point->uuid, point->id)))
+        return;
     Item *item = g_new0(Item, 1);
     item->points = g_ptr_array_ref(points);
     item->point = point;
-    g_ptr_array_add(items, item);
+    g_ptr_array_add(all->items, item);
 }
 
 static gboolean
-add_domain(VmbRepository *repository, const char *uuid, GPtrArray *items, GError **error)
+add_domain(VmbRepository *repository, const char *uuid, Collection *all, GError **error)
 {
     g_autoptr(VmbRepoDomain) domain = vmb_repo_domain_open(repository, uuid, FALSE, error);
     if (domain == NULL)
         return FALSE;
     g_autoptr(GPtrArray) points = vmb_repo_domain_points(domain, error);
     for (guint i = 0; points != NULL && i < points->len; i++)
-        add_item(items, points, points->pdata[i]);
+        add_item(all, points, points->pdata[i]);
     return points != NULL;
 }
 
+/* A point is as good as the points that its disks build on. A chain that is broken is reported with the
+ * point itself. */
+static void
+add_chain(Collection *all, GPtrArray *points, VmbPoint *point)
+{
+    add_item(all, points, point);
+    for (guint d = 0; point->manifest != NULL && d < point->manifest->disks->len; d++) {
+        const VmbManifestDisk *disk = point->manifest->disks->pdata[d];
+        g_autoptr(GArray) links = vmb_repo_chain(points, point, disk->id, NULL);
+        for (guint i = 0; links != NULL && i < links->len; i++)
+            add_item(all, points, g_array_index(links, VmbChainLink, i).point);
+    }
+}
+
 static gboolean
-add_named(VmbRepository *repository, const char *what, GPtrArray *items, GError **error)
+add_named(VmbRepository *repository, const char *what, Collection *all, GError **error)
 {
     if (strchr(what, '/') != NULL) {
         g_autoptr(GPtrArray) points = NULL;
         VmbPoint *point = vmb_repository_find_point(repository, what, &points, error);
         if (point != NULL)
-            add_item(items, points, point);
+            add_chain(all, points, point);
         return point != NULL;
     }
     g_autofree char *uuid = vmb_repository_find_domain(repository, what, error);
-    return uuid != NULL && add_domain(repository, uuid, items, error);
+    return uuid != NULL && add_domain(repository, uuid, all, error);
 }
 
 static gboolean
-collect(const VmbVerifyOptions *options, VmbRepository *repository, GPtrArray *items,
+collect(const VmbVerifyOptions *options, VmbRepository *repository, Collection *all,
         GError **error)
 {
     if (options->what != NULL && options->what[0] != NULL) {
         for (guint i = 0; options->what[i] != NULL; i++)
-            if (!add_named(repository, options->what[i], items, error))
+            if (!add_named(repository, options->what[i], all, error))
                 return FALSE;
         return TRUE;
     }
     g_autoptr(GPtrArray) domains = vmb_repository_domains(repository, error);
     for (guint i = 0; domains != NULL && i < domains->len; i++)
-        if (!add_domain(repository, domains->pdata[i], items, error))
+        if (!add_domain(repository, domains->pdata[i], all, error))
             return FALSE;
     return domains != NULL;
 }
@@ -168,8 +190,10 @@ vmb_verify(const VmbVerifyOptions *options,
 {
     Verify verify = {.options = options, .done = done, .data = data};
     g_autoptr(GPtrArray) items = g_ptr_array_new_with_free_func((GDestroyNotify)item_free);
+    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    Collection all = {items, seen};
     g_autoptr(VmbRepository) repository = vmb_repository_open(options->repository, error);
-    if (repository == NULL || !collect(options, repository, items, error))
+    if (repository == NULL || !collect(options, repository, &all, error))
         return FALSE;
     g_mutex_init(&verify.lock);
     GThreadPool *pool =

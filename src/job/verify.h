@@ -6,7 +6,8 @@
 
 typedef struct {
     const char *repository;
-    const char *const *what;  /* "DOMAIN" or "DOMAIN/POINT"; NULL or empty: everything */
+    const char *const *what;  /* "DOMAIN", or "DOMAIN/POINT" with all points that it builds
+                               * on; NULL or empty: everything */
     guint jobs;               /* points at a time; 0: one (each uses all processors) */
     GCancellable *cancel;
 } VmbVerifyOptions;

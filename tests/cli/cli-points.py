@@ -161,7 +161,10 @@ def test_verify(t):
     t.equal({line["result"] for line in lines[:3]}, {"ok"})
     t.equal((lines[3]["points"], lines[3]["damaged"], lines[3]["exit_status"]), (3, 0, 0))
     t.ok(lines[3]["bytes"] > 65536, "nothing was read")
-    t.equal(tool.json_lines("verify", "web01/latest")[-1]["points"], 1)
+    # A point is verified with all that it builds on, each point once.
+    t.equal(tool.json_lines("verify", "web01/latest")[-1]["points"], 3)
+    t.equal(tool.json_lines("verify", "web01/" + IDS[0], "web01")[-1]["points"], 3)
+    t.equal(tool.json_lines("verify", "web01/" + IDS[0])[-1]["points"], 1)
 
 
 @tap.test
