@@ -245,6 +245,20 @@ def test_agent_hangs_under_require(t):
 
 
 @tap.test
+def test_killed_in_hanging_freeze(t):
+    setting = lab(t)
+    driver, guard, _ = quiesced(t, setting, budget=20000)
+    setting.guest.hang_agent(5)
+    driver.send("enter")
+    time.sleep(1)
+    driver.kill9()
+    guard_is_gone(t, driver, guard)
+    t.contains(setting.guest.console(), "VMB-AGENT continued")
+    wait_thawed(t, setting.guest, 15)
+    setting.guest.assert_healthy(checkpoints=[])
+
+
+@tap.test
 def test_agent_slow_but_in_time(t):
     setting = lab(t)
     driver, guard, _ = quiesced(t, setting, budget=10000)

@@ -97,14 +97,24 @@ class Driver:
 
     def close(self):
         """Ends it in order; what it still holds is rolled back."""
-        if self._child.poll() is None:
+        if self._child.stdin.closed:
+            return
+        living = self._child.poll() is None
+        try:
             self._child.stdin.close()
-            try:
-                self._child.wait(60)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
-        self._child.wait()
+            self._child.wait(60)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._child.kill()
+        status = self._child.wait()
         self._child.stdout.close()
+        if living and status != 0:
+            raise tap.Failure("virt-driver ended with status %s, see %s" % (status, self._log_tail()))
+        if "Sanitizer" in self.guard_log_text():
+            raise tap.Failure(self.guard_log_text())
+
+    def _log_tail(self):
+        with open(self.log, encoding="utf-8", errors="backslashreplace") as file:
+            return file.read()[-3000:]
 
     def guard_log_text(self):
         """What guards have written so far."""
