@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from virt_driver import DOMAIN, FAILED, LOCKED, NO_INCREMENTAL, USAGE, Driver, Lab, image, lab, tap
+from virt_driver import DOMAIN, FAILED, LOCKED, NO_INCREMENTAL, USAGE, Driver, Lab, guard_is_gone, image, lab, tap
 from vmbtest.guest import Disk, Guest, libvirt, libvirt_qemu
 
 
@@ -302,6 +302,48 @@ def test_qemu_killed(t):
     driver.do("delete", late)
     guest.assert_healthy(checkpoints=[])
     t.equal((guest.bitmaps("vda"), guest.bitmaps("vdb")), ([], []))
+
+
+def fill_scratch(t, setting, driver):
+    """Begins a job whose scratch file cannot grow, and writes until QEMU pauses the guest."""
+    guest = setting.guest
+    small = setting.host.tmpfs("small", 8 << 20)
+    t.defer(setting.host.umount, small)
+    guest.exec("dd if=/dev/urandom of=/mnt/vda/big bs=1M count=40 2>/dev/null; sync")
+    t.defer(lambda: guest.is_running() and guest.exec("rm /mnt/vda/big"))
+    driver.do("guard", setting.next_socket, 10000, 1, 0)
+    words, _, checkpoint = setting.spec("vda", scratch=small)
+    driver.do(*words)
+    driver.do("begin")
+    # Later, because a paused guest answers nothing.
+    guest.exec("(sleep 1; dd if=/dev/zero of=/mnt/vda/big bs=1M count=40 conv=notrunc) "
+               ">/dev/null 2>&1 &")
+    t.eventually(lambda: driver.do("state")["io_error"], 60, "the guest is paused for an I/O error")
+    return checkpoint
+
+
+@tap.test
+def test_full_scratch(t):
+    """QEMU pauses the guest; the end of the job, and the guard of a killed program, resume it."""
+    setting = lab(t)
+    driver = Driver(t, setting.host)
+    fill_scratch(t, setting, driver)
+    driver.do("end")
+    t.equal(driver.do("state")["paused"], False)
+    driver.do("job-free")
+    driver.do("guard-free")
+    setting.guest.assert_healthy(checkpoints=[])
+
+
+@tap.test
+def test_full_scratch_and_killed(t):
+    setting = lab(t)
+    driver = Driver(t, setting.host)
+    checkpoint = fill_scratch(t, setting, driver)
+    guard = driver.guard_pid()
+    driver.kill9()
+    guard_is_gone(t, driver, guard)
+    setting.guest.assert_healthy(checkpoints=[checkpoint])
 
 
 @tap.test

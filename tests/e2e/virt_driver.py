@@ -134,18 +134,23 @@ class Lab:
         self.guest = Guest(self.host, start=True, **guest)
         self._number = 0
 
-    def spec(self, *disks, checkpoint=None):
+    @property
+    def next_socket(self):
+        """Path of the socket in what spec() makes next, for a guard that is started before."""
+        return os.path.join(self.run, "s%d" % self._number)
+
+    def spec(self, *disks, scratch=None):
         """Words of a 'job' command. disks: TARGET or (TARGET, BASE); makes the scratch images.
 
         Returns (words, socket path, checkpoint name).
         """
+        name = "vmbackup-test-%d" % self._number
+        socket = self.next_socket
         self._number += 1
-        name = checkpoint or "vmbackup-test-%d" % self._number
-        socket = os.path.join(self.run, "s%d" % self._number)
         words = ["job", socket, name]
         for disk in disks:
             target, base = disk if isinstance(disk, tuple) else (disk, "-")
-            path = os.path.join(self.scratch, "%s-%d" % (target, self._number))
+            path = os.path.join(scratch or self.scratch, "%s-%s" % (target, name))
             image.create(path, image.info(self.guest.disk_path(target))["virtual-size"])
             words.append("%s:%s:%s:1" % (target, path, base))
         return words, socket, name
