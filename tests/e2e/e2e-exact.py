@@ -4,11 +4,12 @@
 
 import os
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from vmbtest import image, process, tap  # noqa: E402
 from vmbtest.libvirtd import PrivateLibvirt  # noqa: E402
-from exact_lab import KIB, MIB, Disk, Lab, round_up  # noqa: E402
+from exact_lab import GIB, KIB, MIB, Disk, Lab, round_up  # noqa: E402
 
 
 def levels(disks):
@@ -91,13 +92,432 @@ def test_shrink_and_grow_linked_clone(t):
 def linked_clone(t, size=8 * MIB, **options):
     """A disk over a template whose every byte is 0xaa."""
     host = t.once("host", PrivateLibvirt)
-    template = host.path("images", "template-%s.qcow2" % t.name)
+    template = os.path.join(host.images, "template-%s.qcow2" % t.name)
     image.create(template, size)
     process.run("qemu-io", "-f", "qcow2", "-c", "write -P 0xaa 0 %d" % size, template)
     lab = Lab(t, [Disk(size, backing=template, options=options)])
     lab.template = template
     lab.volumes["vda"].changed_behind(lab)
     return lab
+
+
+# Sizes.
+
+
+@tap.test
+def test_grown_disk(t):
+    lab = full_disk(t, 4 * MIB + 512)
+    lab.backup()
+    lab.resize("vda", 6 * MIB + 3 * 512)
+    lab.write("vda", 6 * MIB + 512, 512, 0x77)
+    disk = lab.backup()["vda"]
+    t.equal((disk["level"], disk["size"]), ("incremental", 6 * MIB + 3 * 512))
+    t.equal(lab.reasons("vda"), ["resized"])
+    lab.resize("vda", 9 * MIB)
+    t.equal(lab.backup()["vda"]["level"], "incremental")
+    lab.check_end(3)
+
+
+@tap.test
+def test_shrunk_disk(t):
+    lab = full_disk(t, 6 * MIB + 512)
+    lab.backup()
+    lab.resize("vda", 2 * MIB + 5 * 512)
+    disk = lab.backup()["vda"]
+    t.equal((disk["level"], disk["size"]), ("incremental", 2 * MIB + 5 * 512))
+    t.equal(lab.reasons("vda"), ["resized"])
+    lab.check_end(2)
+
+
+@tap.test
+def test_shrunk_in_one_point_grown_in_the_next(t):
+    """4 MiB <- 2 MiB <- 4 MiB: the oldest data must not come back behind the middle one's end."""
+    lab = full_disk(t, 4 * MIB)
+    lab.backup()
+    lab.resize("vda", 2 * MIB + 512)
+    lab.backup()
+    lab.resize("vda", 4 * MIB)
+    t.equal(lab.backup()["vda"]["level"], "incremental")
+    lab.write("vda", 3 * MIB, 4 * KIB, 0x55)
+    lab.backup()
+    lab.check_end(4)
+
+
+@tap.test
+def test_huge_sparse_disk(t):
+    """A few blocks at both ends of many L2 tables; time and space must follow these."""
+    size = 1 << 41
+    lab = Lab(t, [Disk(size), Disk(3 * GIB + 512)])
+    for target, end in (("vda", size), ("vdb", 3 * GIB + 512)):
+        lab.write(target, 0, 64 * KIB, 0x31)
+        lab.write(target, end - 64 * KIB - 512, 64 * KIB + 512, 0x32)
+        lab.write(target, GIB - 4 * KIB, 8 * KIB, 0x33)
+    started = time.monotonic()
+    lab.backup()
+    for target, end in (("vda", size), ("vdb", 3 * GIB + 512)):
+        lab.zero(target, 0, 64 * KIB)
+        lab.write(target, end - 512, 512, 0x34)
+    disks = lab.backup()
+    t.equal(levels(disks), {"vda": "incremental", "vdb": "incremental"})
+    for disk in disks.values():
+        t.ok(disk["stored"] < 4 * MIB, "%d bytes are stored" % disk["stored"])
+    t.ok(time.monotonic() - started < 60, "it takes too long")
+    lab.tool.ok("verify", lab.name)
+
+
+# What reads as zero.
+
+
+@tap.test
+def test_everything_discarded(t):
+    """So much that whole tables of the image say zero and are shared."""
+    lab = Lab(t, [Disk(2 * GIB)])
+    for at in range(0, 2 * GIB, 128 * MIB):
+        lab.write("vda", at, 100 * KIB, 1 + at // (128 * MIB))
+    lab.backup()
+    lab.discard("vda", 0, 2 * GIB)
+    t.equal(lab.backup()["vda"]["level"], "incremental")
+    lab.write("vda", 700 * MIB, 4 * KIB, 0x99)
+    lab.backup()
+    lab.discard("vda", 0, 2 * GIB)
+    lab.backup()
+    lab.tool.ok("verify", lab.name)
+
+
+@tap.test
+def test_written_then_zeroed(t):
+    lab = full_disk(t, 4 * MIB + 512)
+    lab.backup()
+    lab.zero("vda", 0, MIB)
+    lab.zero("vda", MIB + 512, MIB, unmap=True)
+    lab.write("vda", 3 * MIB, MIB + 512, 0)
+    t.equal(lab.backup()["vda"]["level"], "incremental")
+    lab.write("vda", 100 * KIB, 512, 0x11)
+    lab.backup()
+    lab.check_end(3)
+
+
+# Disks come, go and change their places.
+
+
+@tap.test
+def test_disk_added(t):
+    lab = full_disk(t)
+    lab.backup()
+    target = lab.attach(Disk(4 * MIB, bus="scsi"))
+    lab.fill(target, 0x40)
+    lab.write("vda", MIB, 4 * KIB, 0x41)
+    disks = lab.backup()
+    t.equal(levels(disks), {"vda": "incremental", target: "full"})
+    t.equal((disks[target]["reason"], lab.reasons("vda")), ("new-disk", []))
+    lab.write(target, MIB, 4 * KIB, 0x42)
+    t.equal(levels(lab.backup()), {"vda": "incremental", target: "incremental"})
+    lab.check_end(3)
+
+
+@tap.test
+def test_disk_away_for_a_while(t):
+    lab = Lab(t, [Disk(4 * MIB), Disk(4 * MIB, bus="scsi")])
+    lab.fill("vda")
+    lab.fill("sda", 0x60)
+    lab.backup()
+    lab.write("sda", 0, 4 * KIB, 0x61)
+    volume = lab.detach("sda")
+    process.run("qemu-io", "-f", "qcow2", "-c", "write -P 0x62 2M 4k", volume.path)
+    volume.model.write(2 * MIB, 4 * KIB, 0x62)
+    lab.attach(volume.disk, volume)
+    lab.write("sda", 3 * MIB, 4 * KIB, 0x63)
+    t.equal(levels(lab.backup()), {"vda": "incremental", "sda": "incremental"})
+    lab.check_end(2)
+
+
+@tap.test
+def test_disk_excluded_once(t):
+    lab = Lab(t, [Disk(4 * MIB), Disk(4 * MIB)])
+    lab.fill("vda")
+    lab.fill("vdb", 0x60)
+    lab.backup()
+    first = lab.last
+    lab.write("vda", 0, 4 * KIB, 0x61)
+    lab.write("vdb", 0, 4 * KIB, 0x62)
+    t.equal(levels(lab.backup("--exclude-disk", "vdb")), {"vda": "incremental"})
+    t.equal(lab.reasons("vdb"), ["deselected"])
+    second = lab.last
+    t.equal(lab.guest.checkpoints(), lab.checkpoints_needed())
+    t.equal(len(lab.guest.checkpoints()), 2)
+    lab.write("vda", MIB, 4 * KIB, 0x63)
+    lab.write("vdb", MIB, 4 * KIB, 0x64)
+    disks = lab.backup()
+    t.equal(levels(disks), {"vda": "incremental", "vdb": "incremental"})
+    t.equal(disks["vda"]["parent"], second["id"])
+    t.equal(disks["vdb"]["parent"], first["id"])
+    bases = {disk["target"]: disk["base_checkpoint"] for disk in lab.last["manifest"]["disks"]}
+    t.equal(bases, {"vda": checkpoint_of(second, "vda"), "vdb": checkpoint_of(first, "vdb")})
+    t.equal(lab.guest.checkpoints(), lab.checkpoints_needed())
+    t.equal(len(lab.guest.checkpoints()), 1)
+    lab.check_end(3)
+
+
+def checkpoint_of(point, target):
+    return next(d["checkpoint"] for d in point["manifest"]["disks"] if d["target"] == target)
+
+
+@tap.test
+def test_disks_swapped(t):
+    """Targets stay, images change places, and nothing else tells them apart."""
+    lab = Lab(t, [Disk(4 * MIB), Disk(4 * MIB)])
+    lab.fill("vda")
+    lab.fill("vdb", 0x60)
+    lab.backup()
+    lab.off()
+    first, second = lab.guest.disks
+    first.path, second.path = second.path, first.path
+    lab.volumes["vda"], lab.volumes["vdb"] = lab.volumes["vdb"], lab.volumes["vda"]
+    lab.host.conn.defineXML(lab.guest.xml())
+    lab.on()
+    lab.write("vda", 0, 4 * KIB, 0x71)
+    lab.write("vdb", MIB, 4 * KIB, 0x72)
+    lab.backup()
+    t.equal(lab.reasons("vda") + lab.reasons("vdb"), ["source-changed"] * 2)
+    lab.write("vda", 2 * MIB, 4 * KIB, 0x73)
+    t.equal(levels(lab.backup()), {"vda": "incremental", "vdb": "incremental"})
+    lab.check_end(3)
+
+
+@tap.test
+def test_disks_swapped_with_serials(t):
+    """A serial goes with its image: the chains go on, whatever the targets are."""
+    lab = Lab(t, [Disk(4 * MIB, serial="one"), Disk(4 * MIB, serial="two")])
+    lab.fill("vda")
+    lab.fill("vdb", 0x60)
+    lab.backup()
+    lab.off()
+    first, second = lab.guest.disks
+    first.path, second.path = second.path, first.path
+    first.serial, second.serial = second.serial, first.serial
+    lab.volumes["vda"], lab.volumes["vdb"] = lab.volumes["vdb"], lab.volumes["vda"]
+    lab.host.conn.defineXML(lab.guest.xml())
+    lab.on()
+    lab.write("vda", 0, 4 * KIB, 0x71)
+    lab.write("vdb", MIB, 4 * KIB, 0x72)
+    disks = lab.backup()
+    t.equal({target: disk["id"] for target, disk in disks.items()},
+            {"vda": "serial:two", "vdb": "serial:one"})
+    lab.write("vda", 2 * MIB, 4 * KIB, 0x73)
+    t.equal(levels(lab.backup()), {"vda": "incremental", "vdb": "incremental"})
+    lab.check_end(3)
+
+
+# Bitmaps lost, images changed behind our back.
+
+
+@tap.test
+def test_qemu_killed(t):
+    """Only the disks that QEMU had open lose their bitmaps."""
+    lab = Lab(t, [Disk(4 * MIB), Disk(4 * MIB, bus="scsi")])
+    lab.fill("vda")
+    lab.fill("sda", 0x60)
+    lab.backup()
+    lab.write("vda", MIB, 4 * KIB, 0x61)
+    lab.write("sda", MIB, 4 * KIB, 0x62)
+    volume = lab.detach("sda")
+    lab.kill_qemu()
+    lab.on()
+    lab.attach(volume.disk, volume)
+    lab.write("vda", 2 * MIB, 4 * KIB, 0x63)
+    disks = lab.backup()
+    t.equal(levels(disks), {"vda": "full", "sda": "incremental"})
+    t.equal((disks["vda"]["reason"], lab.reasons("sda")), ("bitmap-unusable", []))
+    t.equal(lab.guest.checkpoints(), lab.checkpoints_needed())
+    lab.write("vda", 3 * MIB, 4 * KIB, 0x64)
+    t.equal(levels(lab.backup()), {"vda": "incremental", "sda": "incremental"})
+    lab.check_end(3)
+
+
+@tap.test
+def test_incremental_demanded_after_kill(t):
+    lab = full_disk(t)
+    lab.backup()
+    lab.kill_qemu()
+    lab.on()
+    before = lab.guest.checkpoints()
+    lab.run("--level", "incremental").expect(23).says("vda", "bitmap-unusable")
+    t.equal((len(lab.points), lab.guest.checkpoints()), (1, before))
+    lab.check_rest()
+    t.equal(lab.backup()["vda"]["reason"], "bitmap-unusable")
+    lab.check_end(2)
+
+
+@tap.test
+def test_template_rewritten(t):
+    """The bitmap sees the clone's own layer only."""
+    lab = linked_clone(t)
+    lab.write("vda", MIB, 64 * KIB, 0x21)
+    lab.backup()
+    lab.write("vda", 2 * MIB, 4 * KIB, 0x22)
+    t.equal(levels(lab.backup()), {"vda": "incremental"})
+    lab.off()
+    process.run("qemu-io", "-f", "qcow2", "-c", "write -P 0xbb 4M 64k", lab.template)
+    lab.volumes["vda"].changed_behind(lab)
+    lab.on()
+    t.equal(lab.backup()["vda"]["reason"], "layer-changed")
+    lab.write("vda", 3 * MIB, 4 * KIB, 0x23)
+    t.equal(levels(lab.backup()), {"vda": "incremental"})
+    lab.check_end(4)
+
+
+@tap.test
+def test_clone_moved_to_another_template(t):
+    """qemu-img rebase -u changes what is read, and no bit."""
+    lab = linked_clone(t)
+    other = lab.template + ".other"
+    image.create(other, 8 * MIB)
+    lab.backup()
+    lab.off()
+    process.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", other,
+                lab.volumes["vda"].path)
+    lab.volumes["vda"].changed_behind(lab)
+    lab.on()
+    t.equal(lab.backup()["vda"]["reason"], "layer-changed")
+    lab.check_end(2)
+
+
+def older_copy(t, put_back):
+    """The image as it was before the newest point takes the place of the present one."""
+    lab = full_disk(t)
+    lab.backup()
+    lab.off()
+    volume = lab.volumes["vda"]
+    copy = volume.path + ".copy"
+    process.run("cp", volume.path, copy)
+    lab.on()
+    lab.write("vda", MIB, 64 * KIB, 0x21)
+    lab.discard("vda", 2 * MIB, MIB)
+    lab.backup()
+    lab.write("vda", 3 * MIB, 64 * KIB, 0x22)
+    lab.off()
+    process.run(*put_back, copy, volume.path)
+    volume.changed_behind(lab)
+    lab.on()
+    lab.write("vda", 4 * MIB, 4 * KIB, 0x23)
+    reason = lab.backup()["vda"]["reason"]
+    lab.write("vda", 5 * MIB, 4 * KIB, 0x24)
+    t.equal(levels(lab.backup()), {"vda": "incremental"})
+    lab.check_end(4)
+    return reason
+
+
+@tap.test
+def test_image_replaced_by_older_copy(t):
+    t.equal(older_copy(t, ["mv"]), "source-changed")
+
+
+@tap.test
+def test_image_overwritten_by_older_copy(t):
+    t.equal(older_copy(t, ["cp"]), "bitmap-unusable")
+
+
+@tap.test
+def test_image_overwritten_by_copy_with_bitmap(t):
+    """A copy that has the newest point's bitmap: what it says is true of the copy."""
+    lab = full_disk(t)
+    lab.backup()
+    lab.write("vda", 0, 4 * KIB, 0x20)
+    lab.off()
+    volume = lab.volumes["vda"]
+    process.run("cp", volume.path, volume.path + ".copy")
+    lab.on()
+    lab.write("vda", MIB, 64 * KIB, 0x21)
+    lab.off()
+    process.run("cp", volume.path + ".copy", volume.path)
+    volume.changed_behind(lab)
+    lab.on()
+    lab.write("vda", 3 * MIB, 4 * KIB, 0x22)
+    t.equal(levels(lab.backup()), {"vda": "incremental"})
+    lab.check_end(2)
+
+
+# Formats without bitmaps.
+
+
+def always_full(t, disk):
+    lab = Lab(t, [disk, Disk(MIB)])
+    for number in range(3):
+        lab.write("vda", number * MIB + 512, 64 * KIB, 0x21 + number)
+        lab.write("vdb", number * 4 * KIB, 4 * KIB, 0x31 + number)
+        disks = lab.backup()
+        t.equal(levels(disks), {"vda": "full", "vdb": "incremental" if number else "full"})
+        t.equal(disks["vda"]["reason"], "no-bitmap-support" if number else "first-backup")
+    lab.check_end(3)
+    return lab
+
+
+@tap.test
+def test_raw_disk_of_odd_size(t):
+    path = os.path.join(t.once("host", PrivateLibvirt).images, "odd.raw")
+    with open(path, "wb") as file:
+        file.truncate(4 * MIB + 100)
+    lab = always_full(t, Disk(size=None, fmt="raw", path=path))
+    # The guest sees whole sectors, and what it writes to the last one lengthens the file.
+    lab.write("vda", 4 * MIB, 512, 0x51)
+    t.equal(lab.backup()["vda"]["size"], 4 * MIB + 512)
+    lab.check_end(1)
+
+
+@tap.test
+def test_qcow2_version_2(t):
+    always_full(t, Disk(4 * MIB + 512, options={"compat": "0.10"}))
+
+
+# Domains of all kinds.
+
+
+@tap.test
+def test_renamed_domain(t):
+    lab = full_disk(t)
+    lab.backup()
+    lab.off()
+    lab.guest.dom.rename(lab.name + "-new")
+    lab.name = lab.guest.name = lab.name + "-new"
+    lab.on()
+    lab.write("vda", MIB, 4 * KIB, 0x21)
+    disk = lab.backup()["vda"]
+    t.equal((disk["level"], disk["parent"]), ("incremental", lab.points[0][0]))
+    lab.write("vda", 2 * MIB, 4 * KIB, 0x22)
+    t.equal(levels(lab.backup()), {"vda": "incremental"})
+    lab.check_end(3)
+
+
+@tap.test
+def test_transient_domain(t):
+    lab = Lab(t, [Disk(4 * MIB), Disk(4 * MIB, bus="scsi")], transient=True)
+    lab.fill("vda")
+    lab.backup()
+    lab.write("vda", MIB, 4 * KIB, 0x21)
+    lab.zero("vda", 2 * MIB, MIB)
+    t.equal(levels(lab.backup()), {"vda": "incremental", "sda": "incremental"})
+    t.equal(lab.last["manifest"]["domain"]["transient"], True)
+    # Its checkpoints end with it; what comes then has its UUID and may only be a full.
+    lab.off()
+    lab.on()
+    lab.write("vda", 3 * MIB, 4 * KIB, 0x22)
+    t.equal(levels(lab.backup()), {"vda": "full", "sda": "full"})
+    t.equal(lab.reasons("vda"), ["checkpoint-missing"])
+    lab.write("vda", 3 * MIB, 4 * KIB, 0x23)
+    t.equal(levels(lab.backup()), {"vda": "incremental", "sda": "incremental"})
+    lab.check_end(4)
+
+
+@tap.test
+def test_long_chain_of_all_compressions(t):
+    lab = Lab(t, [Disk(8 * MIB + 512)])
+    lab.fill("vda")
+    for number, mode in enumerate(("none", "zstd", "zstd:19", "none", "zstd:3", "zstd:1")):
+        lab.write("vda", number * MIB + 512, 300 * KIB, 0x21 + number)
+        lab.zero("vda", number * MIB + 400 * KIB, 300 * KIB, unmap=number % 2 == 0)
+        disk = lab.backup("--compress", mode)["vda"]
+        t.equal(disk["level"], "incremental" if number else "full")
+    lab.check_end(6)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,8 @@ class Lab:
 
     def discard(self, target, offset, length):
         """Discard; aligned to clusters, or QEMU may do less."""
-        self.apply(target, [("discard", offset, length, 0)])
+        self.apply(target, [("discard", at, min(GIB, offset + length - at), 0)
+                            for at in range(offset, offset + length, GIB)])
 
     def fill(self, target, pattern=0x11):
         """Every byte of the disk gets a value that depends on its MiB."""
