@@ -66,6 +66,8 @@ vmb_backup_publish(VmbBackupRun *run, GError **error)
     if (!vmb_backup_job_end(run->job, error))
         return FALSE;
     g_clear_pointer(&run->watch, vmb_scratch_watch_free);
+    /* While the journal still names it: a run that dies later leaves nothing that nobody knows of. */
+    g_clear_pointer(&run->scratch, vmb_scratch_free);
     manifest->level = level_of_point(manifest);
     manifest->duration_ns = (guint64)MAX(vmb_units_now() - manifest->time_ns, 0);
     vmb_progress_phase(run->progress, "writing to disk");
