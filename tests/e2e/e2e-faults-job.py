@@ -1,0 +1,11 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A backup that fails, is killed or told to stop while its job runs."""
+
+from common import tap
+from fault_rows import add_rows
+
+add_rows("job-started", "job-ended")
+
+if __name__ == "__main__":
+    tap.main()
