@@ -104,8 +104,9 @@ vmb_catalog_find(const char *path, const char *text, GError **error)
     }
     g_autofree char *manifest = NULL;
     gsize length = 0;
-    if (!vmb_fs_read_file(entry->point->dir_fd, VMB_LAYOUT_MANIFEST, MAX_MANIFEST, &manifest,
-                          &length, error))
+    g_auto(VmbFd) dir = vmb_point_open_dir(entry->point, error);
+    if (dir < 0 ||
+        !vmb_fs_read_file(dir, VMB_LAYOUT_MANIFEST, MAX_MANIFEST, &manifest, &length, error))
         return NULL;
     entry->manifest = vmb_json_unseal(manifest, length, error);
     if (entry->manifest == NULL || !vmb_point_state_read(entry->point, &entry->state, error))

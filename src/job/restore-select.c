@@ -46,8 +46,10 @@ lock_links(VmbRestoreRun *run, const GArray *links, GError **error)
 {
     for (guint i = 0; i < links->len; i++) {
         VmbPoint *point = g_array_index(links, VmbChainLink, i).point;
-        VmbLock *lock = vmb_lock_take(point->dir_fd, "lock", FALSE, 0, point->id,
-                                      run->options->cancel, error);
+        g_auto(VmbFd) dir = vmb_point_open_dir(point, error);
+        VmbLock *lock = dir < 0 ? NULL
+                                : vmb_lock_take(dir, "lock", FALSE, 0, point->id,
+                                                run->options->cancel, error);
         if (lock == NULL)
             return FALSE;
         g_ptr_array_add(run->locks, lock);
@@ -128,7 +130,8 @@ read_xml(VmbRestoreRun *run, GError **error)
                       run->point->id);
         return NULL;
     }
-    if (!vmb_fs_read_file(run->point->dir_fd, file->name, XML_LIMIT, &xml, &length, error))
+    g_auto(VmbFd) dir = vmb_point_open_dir(run->point, error);
+    if (dir < 0 || !vmb_fs_read_file(dir, file->name, XML_LIMIT, &xml, &length, error))
         return NULL;
     g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
     g_checksum_update(sum, (const guchar *)xml, (gssize)length);

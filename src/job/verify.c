@@ -97,9 +97,11 @@ verify_point(gpointer data, gpointer user)
     result->point = g_strdup(item->point->id);
     result->findings = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_finding_free);
     if (!g_cancellable_is_cancelled(verify->options->cancel)) {
+        g_auto(VmbFd) dir = vmb_point_open_dir(item->point, &result->error);
         g_autoptr(VmbLock) lock =
-            vmb_lock_take(item->point->dir_fd, "lock", FALSE, 0, item->point->id,
-                          verify->options->cancel, &result->error);
+            dir < 0 ? NULL
+                    : vmb_lock_take(dir, "lock", FALSE, 0, item->point->id,
+                                    verify->options->cancel, &result->error);
         if (lock != NULL)
             verify_locked(verify, item, result);
         g_mutex_lock(&verify->lock);

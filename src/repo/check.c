@@ -44,6 +44,7 @@ vmb_finding_new(const char *point, const char *disk, const char *file, const cha
 /* One check: where its findings go, and the names that are accounted for. */
 typedef struct {
     VmbPoint *point;
+    int dir_fd;
     const char *name;
     GPtrArray *findings;
     GHashTable *known; /* file names, borrowed */
@@ -140,7 +141,7 @@ check_state(Check *check)
     g_auto(VmbPointState) state = {0};
     g_autoptr(GError) error = NULL;
     g_hash_table_add(check->known, (gpointer)VMB_LAYOUT_STATE);
-    if (faccessat(check->point->dir_fd, VMB_LAYOUT_STATE, F_OK, AT_SYMLINK_NOFOLLOW) < 0 &&
+    if (faccessat(check->dir_fd, VMB_LAYOUT_STATE, F_OK, AT_SYMLINK_NOFOLLOW) < 0 &&
         errno == ENOENT)
         report(check, NULL, VMB_LAYOUT_STATE,
                VMB_LAYOUT_STATE " is missing; the backup itself does not depend on it");
@@ -152,7 +153,7 @@ static void
 check_nothing_else(Check *check)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(GPtrArray) names = vmb_directory_list(check->point->dir_fd, &error);
+    g_autoptr(GPtrArray) names = vmb_directory_list(check->dir_fd, &error);
     if (names == NULL) {
         report(check, NULL, NULL, "%s", error->message);
         return;
@@ -169,10 +170,14 @@ void
 vmb_check_point(VmbPoint *point, const char *name, GPtrArray *findings)
 {
     g_autoptr(GHashTable) known = g_hash_table_new(g_str_hash, g_str_equal);
-    Check check = {point, name, findings, known};
-    check_manifest(&check);
-    if (point->dir_fd < 0)
+    g_autoptr(GError) error = NULL;
+    g_auto(VmbFd) dir = vmb_point_open_dir(point, &error);
+    Check check = {point, dir, name, findings, known};
+    if (dir < 0) {
+        report(&check, NULL, NULL, "%s", error->message);
         return;
+    }
+    check_manifest(&check);
     check_state(&check);
     check_size(&check, NULL, VMB_LAYOUT_LOCK, 0);
     /* Without a manifest nobody knows what belongs there. */

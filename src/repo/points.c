@@ -11,16 +11,29 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/resource.h>
 
-#define SPARE_DESCRIPTORS 256
+static void
+points_dir_clear(gpointer data)
+{
+    struct VmbPointsDir *place = data;
+    vmb_fd_clear(&place->fd);
+}
+
+static void
+points_dir_unref(struct VmbPointsDir *place)
+{
+    g_atomic_rc_box_release_full(place, points_dir_clear);
+}
+
+typedef struct VmbPointsDir PointsDir;
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(PointsDir, points_dir_unref)
 
 void
 vmb_point_free(VmbPoint *point)
 {
     if (point == NULL)
         return;
-    vmb_fd_clear(&point->dir_fd);
+    g_clear_pointer(&point->place, points_dir_unref);
     vmb_manifest_free(point->manifest);
     g_clear_error(&point->damage);
     g_free(point->id);
@@ -35,31 +48,37 @@ vmb_point_name(const VmbPoint *point)
                            point->id);
 }
 
-/* -1 and *@absent if there are no points yet. */
-static int
-open_points(VmbRepoDomain *domain, gboolean *absent, GError **error)
+/* NULL without an error if there are no points yet. */
+static PointsDir *
+open_points(VmbRepoDomain *domain, GError **error)
 {
     g_autoptr(GError) local = NULL;
     g_autofree char *label = vmb_layout_path(domain->repository_path, domain->uuid, NULL);
     int fd = vmb_fs_open_beneath(domain->fd, VMB_LAYOUT_POINTS, O_RDONLY | O_DIRECTORY, 0, label,
                                  &local);
-    *absent = fd < 0 && errno == ENOENT;
-    if (fd < 0 && !*absent)
-        g_propagate_error(error, g_steal_pointer(&local));
-    return fd;
+    if (fd < 0) {
+        if (errno != ENOENT)
+            g_propagate_error(error, g_steal_pointer(&local));
+        return NULL;
+    }
+    PointsDir *place = g_atomic_rc_box_new0(PointsDir);
+    place->fd = fd;
+    return place;
 }
 
 GPtrArray *
 vmb_repo_domain_point_ids(VmbRepoDomain *domain, gboolean complain, GError **error)
 {
     g_autoptr(GPtrArray) ids = g_ptr_array_new_with_free_func(g_free);
-    gboolean absent = FALSE;
-    g_auto(VmbFd) fd = open_points(domain, &absent, error);
-    if (absent)
+    g_autoptr(GError) local = NULL;
+    g_autoptr(PointsDir) place = open_points(domain, &local);
+    if (place == NULL && local == NULL)
         return g_steal_pointer(&ids);
-    g_autoptr(GPtrArray) names = fd >= 0 ? vmb_directory_list(fd, error) : NULL;
-    if (names == NULL)
+    g_autoptr(GPtrArray) names = place != NULL ? vmb_directory_list(place->fd, &local) : NULL;
+    if (names == NULL) {
+        g_propagate_error(error, g_steal_pointer(&local));
         return NULL;
+    }
     for (guint i = 0; i < names->len; i++) {
         if (vmb_layout_is_point_id(names->pdata[i]))
             g_ptr_array_add(ids, g_strdup(names->pdata[i]));
@@ -90,56 +109,53 @@ check_place(const VmbPoint *point, GError **error)
     return TRUE;
 }
 
-/* Fills manifest or damage. FALSE if it cannot be read for a reason that is not the point's. */
-static gboolean
-read_manifest(VmbPoint *point, GError **error)
+static void
+parse(VmbPoint *point, const char *text, gsize length)
 {
-    g_autoptr(GError) local = NULL;
-    g_autofree char *text = NULL;
     g_autofree char *label = vmb_point_name(point);
-    gsize length = 0;
-    int err = 0;
-    if (!vmb_directory_read(point->dir_fd, VMB_LAYOUT_MANIFEST, VMB_MANIFEST_MAX_BYTES, label,
-                            &text, &length, &err, &local)) {
-        if (is_environment(err)) {
-            g_propagate_error(error, g_steal_pointer(&local));
-            return FALSE;
-        }
-        local->code = VMB_ERROR_DAMAGE;
-        point->damage = g_steal_pointer(&local);
-        return TRUE;
-    }
-    point->manifest = vmb_manifest_parse(text, length, &local);
-    if (point->manifest != NULL && !check_place(point, &local))
+    point->manifest = vmb_manifest_parse(text, length, &point->damage);
+    if (point->manifest != NULL && !check_place(point, &point->damage))
         g_clear_pointer(&point->manifest, vmb_manifest_free);
-    if (local != NULL) {
-        point->damage = g_steal_pointer(&local);
-        g_prefix_error(&point->damage, "%s/" VMB_LAYOUT_MANIFEST ": ", label);
-    }
-    return TRUE;
+    g_prefix_error(&point->damage, "%s/" VMB_LAYOUT_MANIFEST ": ", label);
 }
 
+/* Why there is no manifest: FALSE if there is no point either. */
+static gboolean
+is_directory(const PointsDir *place, const VmbPoint *point)
+{
+    struct stat st;
+    if (fstatat(place->fd, point->id, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno != ENOENT; /* removed since the directory was read */
+    if (S_ISDIR(st.st_mode))
+        return TRUE;
+    vmb_warning("%s/%s is no directory, so no point: ignored", point->uuid, point->id);
+    return FALSE;
+}
+
+/* One open, one read. NULL without an error if there is no such point. */
 static VmbPoint *
-read_point(VmbRepoDomain *domain, int points_fd, const char *id, GError **error)
+read_point(VmbRepoDomain *domain, PointsDir *place, const char *id, GError **error)
 {
     g_autoptr(GError) local = NULL;
     g_autoptr(VmbPoint) point = g_new0(VmbPoint, 1);
+    g_autofree char *name = g_build_filename(id, VMB_LAYOUT_MANIFEST, NULL);
+    g_autofree char *text = NULL;
+    gsize length = 0;
+    int err = 0;
     point->id = g_strdup(id);
     point->uuid = g_strdup(domain->uuid);
-    point->dir_fd =
-        vmb_fs_open_beneath(points_fd, id, O_RDONLY | O_DIRECTORY, 0, domain->uuid, &local);
-    if (point->dir_fd >= 0)
-        return read_manifest(point, error) ? g_steal_pointer(&point) : NULL;
-    if (errno == ENOENT) /* removed since the directory was read */
-        return NULL;
-    if (errno == ENOTDIR || errno == ELOOP) {
-        vmb_warning("%s/%s is no directory, so no point: ignored", domain->uuid, id);
-        return NULL;
+    point->place = g_atomic_rc_box_acquire(place);
+    if (vmb_directory_read(place->fd, name, VMB_MANIFEST_MAX_BYTES, domain->uuid, &text, &length,
+                           &err, &local)) {
+        parse(point, text, length);
+        return g_steal_pointer(&point);
     }
-    if (is_environment(errno)) {
+    if (is_environment(err)) {
         g_propagate_error(error, g_steal_pointer(&local));
         return NULL;
     }
+    if (!is_directory(place, point))
+        return NULL;
     local->code = VMB_ERROR_DAMAGE;
     point->damage = g_steal_pointer(&local);
     return g_steal_pointer(&point);
@@ -148,9 +164,8 @@ read_point(VmbRepoDomain *domain, int points_fd, const char *id, GError **error)
 VmbPoint *
 vmb_repo_domain_read_point(VmbRepoDomain *domain, const char *id, GError **error)
 {
-    gboolean absent = FALSE;
-    g_auto(VmbFd) fd = open_points(domain, &absent, error);
-    return fd >= 0 ? read_point(domain, fd, id, error) : NULL;
+    g_autoptr(PointsDir) place = open_points(domain, error);
+    return place != NULL ? read_point(domain, place, id, error) : NULL;
 }
 
 static int
@@ -164,58 +179,58 @@ compare_points(gconstpointer a, gconstpointer b)
     return strcmp(p->id, q->id);
 }
 
-/* Each point holds its directory open; the soft limit of descriptors is often 1024. */
-static void
-make_room(guint n_points)
-{
-    struct rlimit limit;
-    rlim_t wanted = (rlim_t)n_points + SPARE_DESCRIPTORS;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted)
-        return;
-    limit.rlim_cur = MIN(2 * wanted, limit.rlim_max);
-    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-        vmb_debug("cannot raise the limit of open files: %s", g_strerror(errno));
-}
-
 GPtrArray *
 vmb_repo_domain_points(VmbRepoDomain *domain, GError **error)
 {
+    g_autoptr(GError) local = NULL;
     g_autoptr(GPtrArray) points =
         g_ptr_array_new_with_free_func((GDestroyNotify)vmb_point_free);
     g_autoptr(GPtrArray) ids = vmb_repo_domain_point_ids(domain, TRUE, error);
-    gboolean absent = FALSE;
     if (ids == NULL)
         return NULL;
-    make_room(ids->len);
-    g_auto(VmbFd) fd = open_points(domain, &absent, error);
-    if (fd < 0)
-        return absent ? g_steal_pointer(&points) : NULL;
-    for (guint i = 0; i < ids->len; i++) {
-        g_autoptr(GError) local = NULL;
-        VmbPoint *point = read_point(domain, fd, ids->pdata[i], &local);
-        if (point != NULL) {
+    g_autoptr(PointsDir) place = open_points(domain, &local);
+    for (guint i = 0; place != NULL && local == NULL && i < ids->len; i++) {
+        VmbPoint *point = read_point(domain, place, ids->pdata[i], &local);
+        if (point != NULL)
             g_ptr_array_add(points, point);
-        } else if (local != NULL) {
-            g_propagate_error(error, g_steal_pointer(&local));
-            return NULL;
-        }
+    }
+    if (local != NULL) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return NULL;
     }
     g_ptr_array_sort(points, compare_points);
     return g_steal_pointer(&points);
 }
 
 int
-vmb_point_open_file(VmbPoint *point, const char *name, GError **error)
+vmb_point_open_dir(const VmbPoint *point, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autofree char *label = vmb_point_name(point);
+    int fd = vmb_fs_open_beneath(point->place->fd, point->id, O_RDONLY | O_DIRECTORY, 0,
+                                 point->uuid, &local);
+    if (fd >= 0)
+        return fd;
+    if (errno == ENOENT)
+        vmb_error_set(error, VMB_ERROR_DOMAIN, "the point %s has been removed meanwhile", label);
+    else
+        g_propagate_error(error, g_steal_pointer(&local));
+    return -1;
+}
+
+int
+vmb_point_open_file(const VmbPoint *point, const char *name, GError **error)
 {
     g_autofree char *label = vmb_point_name(point);
+    g_autofree char *path = g_build_filename(point->id, name, NULL);
     g_autoptr(GError) local = NULL;
     struct stat st;
     if (!vmb_text_is_name(name)) {
         vmb_error_set(error, VMB_ERROR_FAILED, "%s: '%s' is no name of a file", label, name);
         return -1;
     }
-    g_auto(VmbFd) fd =
-        vmb_fs_open_beneath(point->dir_fd, name, O_RDONLY | O_NONBLOCK, 0, label, &local);
+    g_auto(VmbFd) fd = vmb_fs_open_beneath(point->place->fd, path, O_RDONLY | O_NONBLOCK, 0,
+                                           point->uuid, &local);
     if (fd < 0) {
         if (errno == ENOENT || errno == ELOOP)
             vmb_error_set(error, VMB_ERROR_DAMAGE, "%s/%s is %s", label, name,

@@ -17,6 +17,11 @@ struct VmbRepoDomain {
     int fd;      /* domains/<uuid> */
 };
 
+/* points/ of a domain; a g_atomic_rc_box. */
+struct VmbPointsDir {
+    int fd;
+};
+
 /* Opens @path as a directory; *@absolute gets its absolute form also on error. Errors: as for
  * vmb_repository_open(). */
 int vmb_repository_open_root(const char *path, char **absolute, GError **error);

@@ -42,12 +42,13 @@ void vmb_repo_domain_link_name(VmbRepoDomain *domain, const char *name);
 /* UUIDs (char *, sorted) of all domains that have a directory. Free with g_ptr_array_unref(). */
 GPtrArray *vmb_repository_domains(VmbRepository *repository, GError **error);
 
-/* A published point whose manifest was read. */
+/* A published point whose manifest was read. It holds no descriptor of its own, so that all points of a
+ * large repository can be held at the same time. */
 typedef struct {
     char *id;
     char *uuid;
-    int dir_fd;             /* the point's directory */
-    VmbManifest *manifest;  /* NULL if damaged: then damage says how */
+    struct VmbPointsDir *place; /* private: points/, shared by the domain's points */
+    VmbManifest *manifest;      /* NULL if damaged: then damage says how */
     GError *damage;
 } VmbPoint;
 void vmb_point_free(VmbPoint *point);
@@ -79,5 +80,8 @@ typedef struct {
 } VmbChainLink;
 GArray *vmb_repo_chain(GPtrArray *points, VmbPoint *point, const char *disk_id, GError **error);
 
-/* Opens a file of a point for reading. Errors name the point. */
-int vmb_point_open_file(VmbPoint *point, const char *name, GError **error);
+/* Opens a point's directory; the caller closes it. Thread-safe. VMB_ERROR_DOMAIN if it is gone. */
+int vmb_point_open_dir(const VmbPoint *point, GError **error);
+/* Opens a file of a point for reading. Thread-safe. Errors name the point; VMB_ERROR_DAMAGE if it is
+ * missing or no regular file. */
+int vmb_point_open_file(const VmbPoint *point, const char *name, GError **error);

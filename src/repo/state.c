@@ -28,12 +28,12 @@ vmb_point_state_text(VmbJson *base, const VmbPointState *state)
 
 /* NULL without an error: there is none. */
 static VmbJson *
-read_object(VmbPoint *point, GError **error)
+read_object(const VmbPoint *point, int dir_fd, GError **error)
 {
     g_autofree char *label = vmb_point_name(point);
     g_autoptr(GError) local = NULL;
     g_autoptr(VmbJson) object =
-        vmb_sealed_read(point->dir_fd, VMB_LAYOUT_STATE, VMB_STATE_FORMAT, label, &local);
+        vmb_sealed_read(dir_fd, VMB_LAYOUT_STATE, VMB_STATE_FORMAT, label, &local);
     if (g_error_matches(local, VMB_ERROR, VMB_ERROR_DAMAGE))
         vmb_error_set(error, VMB_ERROR_DAMAGE,
                       "%s. The backup itself does not depend on it; when the file is deleted, the "
@@ -57,7 +57,8 @@ vmb_point_state_read(VmbPoint *point, VmbPointState *state, GError **error)
     g_autofree char *label = vmb_point_name(point);
     const char *result = NULL;
     gint64 verified_ns = 0;
-    g_autoptr(VmbJson) object = read_object(point, &local);
+    g_auto(VmbFd) dir = vmb_point_open_dir(point, &local);
+    g_autoptr(VmbJson) object = dir >= 0 ? read_object(point, dir, &local) : NULL;
     if (object != NULL && vmb_json_get_int(object, "verified_ns", &verified_ns, &local) &&
         vmb_json_get_string_or_null(object, "verify_result", &result, &local) &&
         (verified_ns < 0 || !is_result(result)))
@@ -78,7 +79,8 @@ vmb_point_state_write(VmbPoint *point, const VmbPointState *state, GError **erro
 {
     g_autoptr(GError) local = NULL;
     g_autofree char *label = vmb_point_name(point);
-    g_autoptr(VmbJson) object = read_object(point, &local);
+    g_auto(VmbFd) dir = vmb_point_open_dir(point, &local);
+    g_autoptr(VmbJson) object = dir >= 0 ? read_object(point, dir, &local) : NULL;
     if (local != NULL) {
         g_propagate_error(error, g_steal_pointer(&local));
         return FALSE;
@@ -86,7 +88,7 @@ vmb_point_state_write(VmbPoint *point, const VmbPointState *state, GError **erro
     if (state->verified_ns < 0 || !is_result(state->verify_result))
         return vmb_error_set(error, VMB_ERROR_FAILED, "%s: no state that can be kept", label);
     g_autofree char *text = vmb_point_state_text(object, state);
-    if (vmb_fs_write_file(point->dir_fd, VMB_LAYOUT_STATE, text, strlen(text), error))
+    if (vmb_fs_write_file(dir, VMB_LAYOUT_STATE, text, strlen(text), error))
         return TRUE;
     g_prefix_error(error, "%s: ", label);
     return FALSE;

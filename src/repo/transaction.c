@@ -54,9 +54,12 @@ vmb_transaction_begin(VmbRepoDomain *domain, GError **error)
         vmb_error_errno(error, errno, "cannot open %s once more", directory);
         return NULL;
     }
-    if (!remove_staging(transaction->domain_fd, transaction->label, error) ||
-        !vmb_directory_make(transaction->domain_fd, VMB_LAYOUT_STAGING, NULL, error))
+    if (!remove_staging(transaction->domain_fd, transaction->label, error))
         return NULL;
+    if (!vmb_directory_make(transaction->domain_fd, VMB_LAYOUT_STAGING, NULL, error)) {
+        g_prefix_error(error, "%s: ", directory);
+        return NULL;
+    }
     transaction->fd = vmb_fs_open_beneath(transaction->domain_fd, VMB_LAYOUT_STAGING,
                                           O_RDONLY | O_DIRECTORY, 0, directory, error);
     if (transaction->fd < 0 || !vmb_fault_point("staging-created", error))

@@ -102,6 +102,19 @@ test_every_byte(void)
     }
 }
 
+/* The end is as the manual says, so that a shell can check it. */
+static void
+test_end(void)
+{
+    g_autoptr(VmbManifest) manifest = sample();
+    g_autofree char *text = vmb_manifest_serialise(manifest);
+    gsize covered = strlen(text) - 89;
+    g_autofree char *digest =
+        g_compute_checksum_for_data(G_CHECKSUM_SHA256, (const guchar *)text, covered);
+    g_autofree char *end = g_strdup_printf(",\n  \"digest\":\"sha256:%s\"\n}\n", digest);
+    g_assert_cmpstr(text + covered, ==, end);
+}
+
 static void
 test_truncated(void)
 {
@@ -281,6 +294,7 @@ main(int argc, char **argv)
     g_test_add_func("/manifest/round-trip", test_round_trip);
     g_test_add_func("/manifest/empty", test_empty);
     g_test_add_func("/manifest/every-byte", test_every_byte);
+    g_test_add_func("/manifest/end", test_end);
     g_test_add_func("/manifest/truncated", test_truncated);
     g_test_add_func("/manifest/hostile", test_hostile);
     g_test_add_func("/manifest/tolerated", test_tolerated);

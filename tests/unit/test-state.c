@@ -10,6 +10,7 @@ typedef struct {
     VmbRepoDomain *domain;
     GPtrArray *points;
     VmbPoint *point;
+    int dir_fd;
 } State;
 
 static void
@@ -21,12 +22,15 @@ set_up(State *state, gconstpointer data)
     fixture_publish(state->domain, 1);
     state->points = fixture_points(state->domain);
     state->point = state->points->pdata[0];
+    state->dir_fd = vmb_point_open_dir(state->point, NULL);
+    g_assert_cmpint(state->dir_fd, >=, 0);
 }
 
 static void
 tear_down(State *state, gconstpointer data)
 {
     g_ptr_array_unref(state->points);
+    close(state->dir_fd);
     vmb_repo_domain_free(state->domain);
     vmb_repository_free(state->repository);
     fixture_tear_down(&state->base, NULL);
@@ -61,7 +65,7 @@ test_round_trip(State *state, gconstpointer data)
     assert_state(state->point, 1234567890123456789, "ok");
     write_state(state->point, 17, "damaged");
     assert_state(state->point, 17, "damaged");
-    g_assert_cmpint(fstatat(state->point->dir_fd, "state.json", &st, 0), ==, 0);
+    g_assert_cmpint(fstatat(state->dir_fd, "state.json", &st, 0), ==, 0);
     g_assert_cmpint(st.st_mode & 07777, ==, 0600);
 }
 
@@ -70,7 +74,7 @@ read_text(const State *state, gsize *length)
 {
     char *text = NULL;
     g_assert_true(
-        vmb_fs_read_file(state->point->dir_fd, "state.json", 65536, &text, length, NULL));
+        vmb_fs_read_file(state->dir_fd, "state.json", 65536, &text, length, NULL));
     return text;
 }
 
@@ -83,7 +87,7 @@ test_unknown_members(State *state, gconstpointer data)
                        "\"verify_result\":null,\"protected\":\"yes\"}";
     g_autoptr(VmbJson) object = vmb_json_parse(json, strlen(json), NULL);
     g_autofree char *sealed = vmb_json_seal(object);
-    fixture_write(state->point->dir_fd, "state.json", sealed);
+    fixture_write(state->dir_fd, "state.json", sealed);
     assert_state(state->point, 5, NULL);
     write_state(state->point, 6, "ok");
     write_state(state->point, 7, "ok");
@@ -145,12 +149,12 @@ test_hostile(State *state, gconstpointer data)
     for (gsize i = 0; i < G_N_ELEMENTS(cases); i++) {
         g_autoptr(VmbJson) object = vmb_json_parse(cases[i], strlen(cases[i]), NULL);
         g_autofree char *sealed = vmb_json_seal(object);
-        fixture_write(state->point->dir_fd, "state.json", sealed);
+        fixture_write(state->dir_fd, "state.json", sealed);
         assert_refused(state, VMB_ERROR_DAMAGE, "");
     }
     g_autoptr(VmbJson) newer = vmb_json_parse("{\"format\":2}", 12, NULL);
     g_autofree char *sealed = vmb_json_seal(newer);
-    fixture_write(state->point->dir_fd, "state.json", sealed);
+    fixture_write(state->dir_fd, "state.json", sealed);
     assert_refused(state, VMB_ERROR_NO_REPOSITORY, "newer version");
 }
 
@@ -163,11 +167,11 @@ test_not_written(State *state, gconstpointer data)
     g_assert_error(error, VMB_ERROR, VMB_ERROR_FAILED);
     g_clear_error(&error);
     wanted.verify_result = NULL;
-    g_assert_cmpint(fchmod(state->point->dir_fd, 0500), ==, 0);
+    g_assert_cmpint(fchmod(state->dir_fd, 0500), ==, 0);
     fixture_as_nobody(&state->base);
     g_assert_false(vmb_point_state_write(state->point, &wanted, &error));
     fixture_as_root();
-    g_assert_cmpint(fchmod(state->point->dir_fd, 0700), ==, 0);
+    g_assert_cmpint(fchmod(state->dir_fd, 0700), ==, 0);
     g_assert_error(error, VMB_ERROR, VMB_ERROR_FAILED);
     assert_state(state->point, 0, NULL);
 }

@@ -46,15 +46,16 @@ test_publish(Fixture *fixture, gconstpointer data)
     g_clear_pointer(&transaction, vmb_transaction_free);
     assert_whole(domain, 1);
     g_autoptr(GPtrArray) points = fixture_points(domain);
-    const VmbPoint *point = points->pdata[0];
+    g_auto(VmbFd) dir = vmb_point_open_dir(points->pdata[0], &error);
+    g_assert_no_error(error);
     static const char *const names[] = {"manifest.json", "state.json", "lock",
                                         "vda.qcow2", "vda.digests", "domain.xml"};
     struct stat st;
     for (gsize i = 0; i < G_N_ELEMENTS(names); i++) {
-        g_assert_cmpint(fstatat(point->dir_fd, names[i], &st, AT_SYMLINK_NOFOLLOW), ==, 0);
+        g_assert_cmpint(fstatat(dir, names[i], &st, AT_SYMLINK_NOFOLLOW), ==, 0);
         g_assert_cmpint(st.st_mode & 07777, ==, 0600);
     }
-    g_assert_cmpint(fstat(point->dir_fd, &st), ==, 0);
+    g_assert_cmpint(fstat(dir, &st), ==, 0);
     g_assert_cmpint(st.st_mode & 07777, ==, 0700);
     fixture_publish(domain, 2);
     assert_whole(domain, 2);
