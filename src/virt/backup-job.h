@@ -29,7 +29,9 @@ VmbBackupJob *vmb_backup_job_new(VmbDomain *domain, const VmbBackupJobSpec *spec
  * callers check before. Even on error the job or checkpoint may exist: rollback looks. An unusable
  * bitmap is VMB_ERROR_NO_INCREMENTAL. */
 gboolean vmb_backup_job_begin(VmbBackupJob *job, GError **error);
-/* virDomainAbortJob and waiting (events or polling by timer, at most @timeout_ns) until it is gone. */
+/* virDomainAbortJob and waiting, for 70 s at most, until libvirt's record of it is gone too; resumes a
+ * guest that QEMU paused for an I/O error meanwhile. A job that has ended by itself, or with its domain, is
+ * success. Survives a restart of the daemon. */
 gboolean vmb_backup_job_end(VmbBackupJob *job, GError **error);
 /* From now on the new checkpoint belongs to a published point: rollback leaves it. */
 void vmb_backup_job_keep_checkpoint(VmbBackupJob *job);

@@ -15,7 +15,8 @@ typedef struct VmbQuiesce VmbQuiesce;
  * guest must be thawed. */
 VmbQuiesce *vmb_quiesce_new(VmbDomain *domain, VmbQuiesceMode mode, guint64 budget_ns,
                             VmbGuard *guard);
-/* Freezes or pauses as the mode asks. Sets the agent's response timeout before and restores it. With
+/* Freezes or pauses as the mode asks. Sets the agent's response timeout before; leave gives it libvirt's
+ * default again, as no API tells what it was. With
  * AUTO a failure adds a reason and succeeds; with REQUIRE it is VMB_ERROR_QUIESCE and the guest is
  * thawed again. Fault points freeze-asked and frozen. */
 gboolean vmb_quiesce_enter(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error);
