@@ -42,13 +42,14 @@ full_after(const GPtrArray *points, const char *disk_id, guint64 sequence)
     return NULL;
 }
 
-/* Which points of the disk a break just below @link leaves alone. The manifests tell no more of those
- * before it than that they do not need what is broken. */
+/* Which points of the disk a break just below @link leaves alone. The manifests tell no more of
+ * those before it than that they do not need what is broken. */
 static char *
 tell_intact(const GPtrArray *points, const char *disk_id, const VmbChainLink *link)
 {
     guint64 sequence = link->point->manifest->sequence;
-    const VmbPoint *parent = link->disk->parent != NULL ? find_id(points, link->disk->parent) : NULL;
+    const VmbPoint *parent =
+        link->disk->parent != NULL ? find_id(points, link->disk->parent) : NULL;
     guint64 below = parent != NULL && parent->manifest != NULL
                         ? MIN(parent->manifest->sequence, sequence)
                         : sequence;
@@ -64,8 +65,8 @@ tell_intact(const GPtrArray *points, const char *disk_id, const VmbChainLink *li
     return g_strdup("no other point holds this disk without it");
 }
 
-static gboolean G_GNUC_PRINTF(4, 5)
-broken(const GPtrArray *points, const VmbChainLink *link, GError **error, const char *format, ...)
+static gboolean G_GNUC_PRINTF(4, 5) broken(const GPtrArray *points, const VmbChainLink *link,
+                                           GError **error, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -73,10 +74,11 @@ broken(const GPtrArray *points, const VmbChainLink *link, GError **error, const 
     va_end(args);
     g_autofree char *name = vmb_point_name(link->point);
     g_autofree char *intact = tell_intact(points, link->disk->id, link);
-    return vmb_error_set(error, VMB_ERROR_DAMAGE,
-                         "%s disk %s cannot be read: %s; %s. `vmbackup backup --level full %s` begins "
-                         "a new chain",
-                         name, link->disk->target, message, intact, link->point->manifest->domain);
+    return vmb_error_set(
+        error, VMB_ERROR_DAMAGE,
+        "%s disk %s cannot be read: %s; %s. `vmbackup backup --level full %s` begins a new "
+        "chain",
+        name, link->disk->target, message, intact, link->point->manifest->domain);
 }
 
 static gboolean
@@ -98,8 +100,9 @@ follow(const GPtrArray *points, VmbChainLink *link, GError **error)
                       link->disk->id);
     if (link->disk->base_checkpoint != NULL &&
         g_strcmp0(link->disk->base_checkpoint, disk->checkpoint) != 0)
-        return broken(points, link, error, "it was made since the checkpoint %s, but its parent %s "
-                      "has %s", link->disk->base_checkpoint, id,
+        return broken(points, link, error,
+                      "it was made since the checkpoint %s, but its parent %s has %s",
+                      link->disk->base_checkpoint, id,
                       disk->checkpoint != NULL ? disk->checkpoint : "none");
     link->point = parent;
     link->disk = disk;

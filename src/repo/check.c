@@ -105,8 +105,8 @@ check_content(Check *check, const VmbManifestFile *file)
     if (!digest_file(fd, file->size, file->name, digest, &error))
         report(check, NULL, file->name, "%s", error->message);
     else if (memcmp(digest, file->digest, VMB_DIGEST_SIZE) != 0)
-        report(check, NULL, file->name, "the content of %s is not what was stored (SHA-256 differs)",
-               file->name);
+        report(check, NULL, file->name,
+               "the content of %s is not what was stored (SHA-256 differs)", file->name);
 }
 
 static void

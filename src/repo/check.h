@@ -16,7 +16,7 @@ void vmb_finding_free(VmbFinding *finding);
 VmbFinding *vmb_finding_new(const char *point, const char *disk, const char *file,
                             const char *format, ...) G_GNUC_PRINTF(4, 5);
 
-/* Everything of @point but the images' and digest files' content: manifest and state seals, that just
- * the named files are there (nothing else), regular, of the right size; digests of the small files;
- * lock is empty. Appends VmbFinding to @findings. @name: how to call the point. */
+/* Everything of @point but the images' and digest files' content: manifest and state seals, that
+ * just the named files are there (nothing else), regular, of the right size; digests of the small
+ * files; lock is empty. Appends VmbFinding to @findings. @name: how to call the point. */
 void vmb_check_point(VmbPoint *point, const char *name, GPtrArray *findings);

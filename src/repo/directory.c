@@ -80,8 +80,7 @@ vmb_directory_read(int dir_fd, const char *name, gsize limit, const char *label,
                    gsize *length, int *err, GError **error)
 {
     struct stat st;
-    g_auto(VmbFd) fd =
-        vmb_fs_open_beneath(dir_fd, name, O_RDONLY | O_NONBLOCK, 0, label, error);
+    g_auto(VmbFd) fd = vmb_fs_open_beneath(dir_fd, name, O_RDONLY | O_NONBLOCK, 0, label, error);
     if (err != NULL)
         *err = fd < 0 ? errno : 0;
     if (fd < 0)

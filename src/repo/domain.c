@@ -23,8 +23,8 @@ make_parts(int domains_fd, const char *uuid, GError **error)
     gboolean made = FALSE, made_points = FALSE;
     if (!vmb_directory_make(domains_fd, uuid, &made, error))
         return FALSE;
-    g_auto(VmbFd) fd = vmb_fs_open_beneath(domains_fd, uuid, O_RDONLY | O_DIRECTORY, 0,
-                                           VMB_LAYOUT_DOMAINS, error);
+    g_auto(VmbFd) fd =
+        vmb_fs_open_beneath(domains_fd, uuid, O_RDONLY | O_DIRECTORY, 0, VMB_LAYOUT_DOMAINS, error);
     if (fd < 0 || !vmb_directory_make(fd, VMB_LAYOUT_POINTS, &made_points, error))
         return FALSE;
     return (!made_points || vmb_fs_sync(fd, uuid, error)) &&

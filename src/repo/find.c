@@ -10,8 +10,8 @@
 
 #define MAX_CANDIDATES 8
 
-/* Name of the newest point that is not damaged; NULL without an error if there is none. Reads from the
- * latest id on, and stops early at the point that has the highest number ever given. */
+/* Name of the newest point that is not damaged; NULL without an error if there is none. Reads from
+ * the latest id on, and stops early at the point that has the highest number ever given. */
 static char *
 newest_name(VmbRepoDomain *domain, GError **error)
 {
@@ -84,8 +84,10 @@ vmb_repository_find_domain(VmbRepository *repository, const char *text, GError *
         return NULL;
     }
     g_autofree char *candidates = join(found);
-    vmb_error_set(error, VMB_ERROR_DOMAIN, "several domains have the name '%s': give one of these "
-                  "UUIDs instead: %s", text, candidates);
+    vmb_error_set(error, VMB_ERROR_DOMAIN,
+                  "several domains have the name '%s': give one of these "
+                  "UUIDs instead: %s",
+                  text, candidates);
     return NULL;
 }
 
@@ -129,8 +131,8 @@ find_latest(const GPtrArray *points, const char *text, GError **error)
         if (point->manifest != NULL)
             latest = point; /* they are in order, damaged ones at the end */
         else if (latest != NULL && strcmp(point->id, latest->id) > 0)
-            vmb_warning("%s: the latest point is taken among the others: %s", latest->manifest->domain,
-                        point->damage->message);
+            vmb_warning("%s: the latest point is taken among the others: %s",
+                        latest->manifest->domain, point->damage->message);
     }
     if (latest == NULL && points->len > 0)
         vmb_error_set(error, VMB_ERROR_DAMAGE, "every point of %s is damaged; the first: %s", text,

@@ -42,7 +42,8 @@ is_uri(const char *text)
     return text[0] != '\0' && strlen(text) <= MAX_TEXT;
 }
 
-/* What it names gets deleted: an absolute path in its shortest form, and not a directory at the top. */
+/* What it names gets deleted: an absolute path in its shortest form, and not a directory at the
+ * top. */
 static gboolean
 is_path(const char *text)
 {
@@ -83,12 +84,11 @@ vmb_journal_write(int domain_fd, const VmbJournal *journal, GError **error)
     for (gsize i = 0; i < G_N_ELEMENTS(members); i++) {
         const char *given = G_STRUCT_MEMBER(char *, journal, members[i].offset);
         gboolean shorten = given != NULL && members[i].is_valid == is_path;
-        g_autofree char *text =
-            shorten ? g_canonicalize_filename(given, NULL) : g_strdup(given);
+        g_autofree char *text = shorten ? g_canonicalize_filename(given, NULL) : g_strdup(given);
         if (text != NULL && !members[i].is_valid(text))
             return vmb_error_set(error, VMB_ERROR_FAILED,
-                                 "the journal cannot hold '%s' as its '%s': nothing was changed", text,
-                                 members[i].key);
+                                 "the journal cannot hold '%s' as its '%s': nothing was changed",
+                                 text, members[i].key);
         vmb_json_add_string(object, members[i].key, text);
     }
     vmb_json_add_bool(object, "may_freeze", journal->may_freeze);
@@ -168,12 +168,13 @@ vmb_journal_read(int domain_fd, VmbJournal **journal, GError **error)
         g_propagate_error(error, g_steal_pointer(&local));
         return FALSE;
     }
-    return vmb_error_set(error, VMB_ERROR_DAMAGE,
-                         "the journal of an earlier run is damaged (%s), so what that run left behind "
-                         "is not known; all points are intact. `vmbackup doctor` shows jobs and "
-                         "checkpoints; when none of vmbackup's jobs is left, delete the file journal "
-                         "in the domain's directory of the repository",
-                         local->message);
+    return vmb_error_set(
+        error, VMB_ERROR_DAMAGE,
+        "the journal of an earlier run is damaged (%s), so what that run left behind "
+        "is not known; all points are intact. `vmbackup doctor` shows jobs and "
+        "checkpoints; when none of vmbackup's jobs is left, delete the file journal "
+        "in the domain's directory of the repository",
+        local->message);
 }
 
 gboolean

@@ -4,19 +4,19 @@
 #include <glib.h>
 
 typedef struct {
-    char *nonce;        /* 32 hexadecimal digits, this run's */
-    char *uri;          /* libvirt connection */
-    char *checkpoint;   /* the new checkpoint's name */
-    char *socket;       /* path of the NBD socket */
-    char *run_dir;      /* directory of this run's socket, private to it; removed with its content */
-    char *scratch_dir;  /* directory of this run's scratch files, likewise */
-    gboolean may_freeze;/* the run would freeze the guest */
-    gboolean may_pause; /* the run would pause the domain, which was running before */
+    char *nonce;       /* 32 hexadecimal digits, this run's */
+    char *uri;         /* libvirt connection */
+    char *checkpoint;  /* the new checkpoint's name */
+    char *socket;      /* path of the NBD socket */
+    char *run_dir;     /* directory of this run's socket, private to it; removed with its content */
+    char *scratch_dir; /* directory of this run's scratch files, likewise */
+    gboolean may_freeze; /* the run would freeze the guest */
+    gboolean may_pause;  /* the run would pause the domain, which was running before */
     gint64 time_ns;
     gint64 pid;
-    char *point;        /* id of the point in the making */
-    char **stale;       /* NULL-terminated names of checkpoints of earlier runs that are still to be
-                         * deleted; NULL: none. A journal may hold nothing else (nonce NULL). */
+    char *point;  /* id of the point in the making */
+    char **stale; /* NULL-terminated names of checkpoints of earlier runs that are still to be
+                   * deleted; NULL: none. A journal may hold nothing else (nonce NULL). */
 } VmbJournal;
 
 void vmb_journal_free(VmbJournal *journal);

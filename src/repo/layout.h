@@ -32,8 +32,8 @@ char *vmb_layout_point_id(gint64 unix_ns, guint counter);
 /* TRUE if @name has just that form. */
 gboolean vmb_layout_is_point_id(const char *name);
 
-/* TRUE if @name may be the name of a point's file that the manifest lists: plain, and none of the names
- * that every point has. */
+/* TRUE if @name may be the name of a point's file that the manifest lists: plain, and none of the
+ * names that every point has. */
 gboolean vmb_layout_is_point_file(const char *name);
 /* TRUE for a name that an interrupted rewrite of a file of the point may leave: no damage. */
 gboolean vmb_layout_is_leftover(const char *name);
@@ -43,5 +43,5 @@ gboolean vmb_layout_is_leftover(const char *name);
 char *vmb_layout_link_name(const char *domain);
 char *vmb_layout_link_target(const char *uuid);
 
-/* Paths for messages: "REPO/domains/<uuid>/points/<id>"; @id and @uuid may be NULL (the part above). */
+/* Paths for messages: "REPO/domains/<uuid>/points/<id>"; @id and @uuid may be NULL. */
 char *vmb_layout_path(const char *repository, const char *uuid, const char *id);

@@ -91,10 +91,11 @@ fail_locked(int fd, const char *what, GError **error)
     gint64 pid = find_holder(fd);
     g_autofree char *holder =
         pid > 0 ? g_strdup_printf(" (process %" G_GINT64_FORMAT ")", pid) : g_strdup("");
-    return vmb_error_set(error, VMB_ERROR_LOCKED,
-                         "%s is in use by another run%s: nothing was changed; try again when it has "
-                         "ended",
-                         what, holder);
+    return vmb_error_set(
+        error, VMB_ERROR_LOCKED,
+        "%s is in use by another run%s: nothing was changed; try again when it has "
+        "ended",
+        what, holder);
 }
 
 /* Sleeps until @cancel or the next attempt, whichever comes first. */

@@ -5,9 +5,10 @@
 
 typedef struct VmbLock VmbLock;
 
-/* Locks @name below @dir_fd (created empty, 0600, when absent and @exclusive; a reader of a read-only
- * repository goes on without a lock file). Tries until @wait_ns has passed (0: once) or @cancel.
- * Errors: VMB_ERROR_LOCKED naming @what and what to do; VMB_ERROR_CANCELLED; VMB_ERROR_FAILED. */
+/* Locks @name below @dir_fd (created empty, 0600, when absent and @exclusive; a reader of a
+ * read-only repository goes on without a lock file). Tries until @wait_ns has passed (0: once) or
+ * @cancel. Errors: VMB_ERROR_LOCKED naming @what and what to do; VMB_ERROR_CANCELLED;
+ * VMB_ERROR_FAILED. */
 VmbLock *vmb_lock_take(int dir_fd, const char *name, gboolean exclusive, guint64 wait_ns,
                        const char *what, GCancellable *cancel, GError **error);
 void vmb_lock_free(VmbLock *lock);

@@ -41,8 +41,7 @@ check_image(const VmbManifestDisk *disk, GError **error)
     if (disk->data_blocks > blocks || disk->zero_blocks > blocks - disk->data_blocks)
         return vmb_error_set(error, VMB_ERROR_DAMAGE, "more blocks than the disk has");
     guint64 data_bytes = disk->data_blocks * VMB_BLOCK_SIZE;
-    if (disk->stored_bytes > data_bytes ||
-        (!disk->compressed && disk->stored_bytes != data_bytes))
+    if (disk->stored_bytes > data_bytes || (!disk->compressed && disk->stored_bytes != data_bytes))
         return vmb_error_set(error, VMB_ERROR_DAMAGE, "'stored_bytes' does not fit 'data_blocks'");
     /* Frames and plain clusters share no cluster, so that up to half of a file may be unused. */
     guint64 tables = blocks / VMB_QCOW2_L2_ENTRIES + 1;
@@ -56,7 +55,8 @@ static gboolean
 check_digests(const VmbManifestDisk *disk, GError **error)
 {
     guint64 size = disk->digests_size;
-    if (size < VMB_DIGEST_FILE_HEADER || (size - VMB_DIGEST_FILE_HEADER) % VMB_DIGEST_FILE_RECORD != 0)
+    if (size < VMB_DIGEST_FILE_HEADER ||
+        (size - VMB_DIGEST_FILE_HEADER) % VMB_DIGEST_FILE_RECORD != 0)
         return vmb_error_set(error, VMB_ERROR_DAMAGE, "a digest file of implausible size");
     guint64 records = (size - VMB_DIGEST_FILE_HEADER) / VMB_DIGEST_FILE_RECORD;
     if (records < disk->data_blocks || records > blocks_of(disk))
@@ -130,7 +130,8 @@ check_parents(const VmbManifest *manifest, GError **error)
                                  disk->target);
     }
     if (level != manifest->level)
-        return vmb_error_set(error, VMB_ERROR_DAMAGE, "'level' does not fit the levels of its disks");
+        return vmb_error_set(error, VMB_ERROR_DAMAGE,
+                             "'level' does not fit the levels of its disks");
     return TRUE;
 }
 

@@ -341,8 +341,8 @@ read_lists(VmbJson *object, VmbManifest *manifest, GError **error)
                       read_one_reason, error) &&
            read_array(object, "disks", VMB_MANIFEST_MAX_ELEMENTS, manifest->disks, read_disk,
                       error) &&
-           read_array(object, "skipped", VMB_MANIFEST_MAX_ELEMENTS, manifest->skipped,
-                      read_skipped, error) &&
+           read_array(object, "skipped", VMB_MANIFEST_MAX_ELEMENTS, manifest->skipped, read_skipped,
+                      error) &&
            read_array(object, "files", VMB_MANIFEST_MAX_ELEMENTS, manifest->files, read_file,
                       error);
 }

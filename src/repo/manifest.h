@@ -6,7 +6,12 @@
 #include "util/json.h"
 
 typedef enum { VMB_LEVEL_FULL, VMB_LEVEL_INCREMENTAL } VmbLevel;
-typedef enum { VMB_METHOD_FULL, VMB_METHOD_BITMAP, VMB_METHOD_COMPARE, VMB_METHOD_OFFLINE } VmbMethod;
+typedef enum {
+    VMB_METHOD_FULL,
+    VMB_METHOD_BITMAP,
+    VMB_METHOD_COMPARE,
+    VMB_METHOD_OFFLINE
+} VmbMethod;
 typedef enum {
     VMB_CONSISTENCY_CRASH,
     VMB_CONSISTENCY_PAUSED,
@@ -22,71 +27,71 @@ const char *vmb_consistency_name(VmbConsistency consistency); /* "crash", ... */
 /* One image file of the source, as it was when the point was made. */
 typedef struct {
     char *path;
-    char *format;         /* driver type: "qcow2", "raw", ... */
+    char *format; /* driver type: "qcow2", "raw", ... */
     guint64 device, inode;
-    guint64 size;         /* bytes of the file */
+    guint64 size; /* bytes of the file */
     gint64 mtime_ns;
-    char *header_digest;  /* hexadecimal SHA-256 of its first 64 KiB (less if shorter), or NULL */
+    char *header_digest; /* hexadecimal SHA-256 of its first 64 KiB (less if shorter), or NULL */
 } VmbSourceLayer;
 
 typedef struct {
-    char *target;           /* "vda" */
-    char *id;               /* identity: "serial:..." or "target:vda" */
-    char *bus, *serial;     /* may be NULL */
-    guint64 size;           /* exact bytes of the disk */
+    char *target;       /* "vda" */
+    char *id;           /* identity: "serial:..." or "target:vda" */
+    char *bus, *serial; /* may be NULL */
+    guint64 size;       /* exact bytes of the disk */
     VmbLevel level;
     VmbMethod method;
-    VmbReasonCode reason;   /* why full; VMB_N_REASONS: none needed */
-    char *parent;           /* point id; NULL for a full */
-    char *base_checkpoint;  /* NULL for a full */
-    char *checkpoint;       /* NULL: the disk cannot have one */
-    GPtrArray *layers;      /* VmbSourceLayer, the active one first */
-    char *image;            /* file name in the point */
-    guint64 image_size;     /* bytes of that file */
+    VmbReasonCode reason;  /* why full; VMB_N_REASONS: none needed */
+    char *parent;          /* point id; NULL for a full */
+    char *base_checkpoint; /* NULL for a full */
+    char *checkpoint;      /* NULL: the disk cannot have one */
+    GPtrArray *layers;     /* VmbSourceLayer, the active one first */
+    char *image;           /* file name in the point */
+    guint64 image_size;    /* bytes of that file */
     gboolean compressed;
     guint64 data_blocks, zero_blocks, stored_bytes; /* VmbQcow2Summary */
     guint8 head_digest[VMB_DIGEST_SIZE], tables_digest[VMB_DIGEST_SIZE];
-    char *digests;          /* file name */
-    guint64 digests_size;   /* bytes */
+    char *digests;        /* file name */
+    guint64 digests_size; /* bytes */
     guint8 digests_digest[VMB_DIGEST_SIZE];
 } VmbManifestDisk;
 
 typedef struct {
     char *target;
     VmbReasonCode reason;
-    char *id;       /* may be NULL */
-    guint64 size;   /* bytes; 0 if unknown */
+    char *id;     /* may be NULL */
+    guint64 size; /* bytes; 0 if unknown */
 } VmbSkippedDisk;
 
 /* Any other file of the point. */
 typedef struct {
-    char *name;     /* "domain.xml", "nvram.fd", ... */
-    char *role;     /* "inactive-xml", "live-xml", "nvram", "kernel", "initrd", "tpm" */
-    char *origin;   /* path on the host, or NULL */
+    char *name;   /* "domain.xml", "nvram.fd", ... */
+    char *role;   /* "inactive-xml", "live-xml", "nvram", "kernel", "initrd", "tpm" */
+    char *origin; /* path on the host, or NULL */
     guint64 size;
     guint8 digest[VMB_DIGEST_SIZE];
 } VmbManifestFile;
 
 typedef struct {
-    char *id;               /* "20261121T020000Z" */
+    char *id; /* "20261121T020000Z" */
     guint64 sequence;
-    char *repository;       /* id of the repository that made it */
-    char *tool;             /* "vmbackup 0.1.0" */
+    char *repository; /* id of the repository that made it */
+    char *tool;       /* "vmbackup 0.1.0" */
     char *host;
     char *domain, *uuid;
     gboolean transient;
-    gint64 time_ns;         /* wall clock, just before the job began */
-    guint64 duration_ns;    /* until the manifest was written */
-    VmbLevel level;         /* full if all disks are */
+    gint64 time_ns;      /* wall clock, just before the job began */
+    guint64 duration_ns; /* until the manifest was written */
+    VmbLevel level;      /* full if all disks are */
     VmbConsistency consistency;
-    char *quiesce;          /* "auto", ... as asked */
+    char *quiesce; /* "auto", ... as asked */
     guint64 frozen_filesystems;
-    guint64 freeze_ns;      /* from asking for the freeze to the thaw's answer; 0: none */
-    GPtrArray *reasons;     /* VmbReason */
-    GPtrArray *disks;       /* VmbManifestDisk */
-    GPtrArray *skipped;     /* VmbSkippedDisk */
-    GPtrArray *files;       /* VmbManifestFile */
-    VmbJson *guest;         /* facts from the agent, or NULL; shown, never acted on */
+    guint64 freeze_ns;  /* from asking for the freeze to the thaw's answer; 0: none */
+    GPtrArray *reasons; /* VmbReason */
+    GPtrArray *disks;   /* VmbManifestDisk */
+    GPtrArray *skipped; /* VmbSkippedDisk */
+    GPtrArray *files;   /* VmbManifestFile */
+    VmbJson *guest;     /* facts from the agent, or NULL; shown, never acted on */
 } VmbManifest;
 
 /* All arrays empty, enums at their lowest. */
@@ -104,8 +109,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbSourceLayer, vmb_source_layer_free)
 
 /* The sealed text of manifest.json. Free with g_free(). */
 char *vmb_manifest_serialise(const VmbManifest *manifest);
-/* Checks seal, types, names, limits (sizes <= VMB_SIZE_MAX, level and parent agree, targets and file
- * names unique and plain). Errors: VMB_ERROR_DAMAGE; a newer "format" is VMB_ERROR_NO_REPOSITORY. */
+/* Checks seal, types, names, limits (sizes <= VMB_SIZE_MAX, level and parent agree, targets and
+ * file names unique and plain). Errors: VMB_ERROR_DAMAGE; a newer "format" is
+ * VMB_ERROR_NO_REPOSITORY. */
 VmbManifest *vmb_manifest_parse(const char *text, gsize length, GError **error);
 
 /* By identity or by target; NULL if absent. Borrowed. */

@@ -183,8 +183,7 @@ GPtrArray *
 vmb_repo_domain_points(VmbRepoDomain *domain, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    g_autoptr(GPtrArray) points =
-        g_ptr_array_new_with_free_func((GDestroyNotify)vmb_point_free);
+    g_autoptr(GPtrArray) points = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_point_free);
     g_autoptr(GPtrArray) ids = vmb_repo_domain_point_ids(domain, TRUE, error);
     if (ids == NULL)
         return NULL;
@@ -229,8 +228,8 @@ vmb_point_open_file(const VmbPoint *point, const char *name, GError **error)
         vmb_error_set(error, VMB_ERROR_FAILED, "%s: '%s' is no name of a file", label, name);
         return -1;
     }
-    g_auto(VmbFd) fd = vmb_fs_open_beneath(point->place->fd, path, O_RDONLY | O_NONBLOCK, 0,
-                                           point->uuid, &local);
+    g_auto(VmbFd) fd =
+        vmb_fs_open_beneath(point->place->fd, path, O_RDONLY | O_NONBLOCK, 0, point->uuid, &local);
     if (fd < 0) {
         if (errno == ENOENT || errno == ELOOP)
             vmb_error_set(error, VMB_ERROR_DAMAGE, "%s/%s is %s", label, name,

@@ -134,7 +134,8 @@ sync_files(VmbTransaction *transaction, const GPtrArray *names, GError **error)
 static gboolean
 stage_all(VmbTransaction *transaction, const VmbManifest *manifest, GError **error)
 {
-    if (!write_metadata(transaction, manifest, error) || !vmb_fault_point("manifest-written", error))
+    if (!write_metadata(transaction, manifest, error) ||
+        !vmb_fault_point("manifest-written", error))
         return FALSE;
     g_autoptr(GPtrArray) names = vmb_directory_list(transaction->fd, error);
     return names != NULL && check_complete(transaction, manifest, names->len, error) &&
@@ -143,7 +144,8 @@ stage_all(VmbTransaction *transaction, const VmbManifest *manifest, GError **err
            vmb_fault_point("staging-synced", error);
 }
 
-/* rename() would replace an empty directory of that name; not all filesystems can be asked not to. */
+/* rename() would replace an empty directory of that name; not all filesystems can be asked not to.
+ */
 static gboolean
 move(VmbTransaction *transaction, int points_fd, const char *id, GError **error)
 {

@@ -115,10 +115,11 @@ check_empty(const Making *making, GError **error)
                              making->path);
     for (guint i = 0; i < names->len; i++)
         if (!may_be_there(making->fd, names->pdata[i]))
-            return vmb_error_set(error, VMB_ERROR_NO_REPOSITORY,
-                                 "%s is not empty (it holds '%s'): nothing was changed; choose a new "
-                                 "or an empty directory",
-                                 making->path, (const char *)names->pdata[i]);
+            return vmb_error_set(
+                error, VMB_ERROR_NO_REPOSITORY,
+                "%s is not empty (it holds '%s'): nothing was changed; choose a new "
+                "or an empty directory",
+                making->path, (const char *)names->pdata[i]);
     return TRUE;
 }
 
@@ -170,8 +171,8 @@ vmb_repository_init(const char *path, GError **error)
     making->path = g_canonicalize_filename(path, NULL);
     if (!open_parent(making, error) || !make_directory(making, error))
         return FALSE;
-    /* Of two at the same time the second one is refused; some filesystems cannot lock a directory, and
-     * there the look at what it holds has to do. */
+    /* Of two at the same time the second one is refused; some filesystems cannot lock a directory,
+     * and there the look at what it holds has to do. */
     if (flock(making->fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
         return vmb_error_set(error, VMB_ERROR_LOCKED,
                              "%s: another process makes a repository there at this moment", path);

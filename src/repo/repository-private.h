@@ -36,5 +36,6 @@ VmbPoint *vmb_repo_domain_read_point(VmbRepoDomain *domain, const char *id, GErr
 /* domains/<uuid>/sequence; 0 if it is absent. Errors: VMB_ERROR_DAMAGE and others. */
 gboolean vmb_repo_domain_read_sequence(VmbRepoDomain *domain, guint64 *sequence, GError **error);
 
-/* "web01/20261121T020000Z"; with a damaged manifest the UUID stands for the name. Free with g_free(). */
+/* "web01/20261121T020000Z"; with a damaged manifest the UUID stands for the name. Free with
+ * g_free(). */
 char *vmb_point_name(const VmbPoint *point);

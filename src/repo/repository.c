@@ -48,12 +48,12 @@ refuse_without_metadata(int fd, const char *path, GError **error)
         vmb_fs_open_beneath(fd, VMB_LAYOUT_DOMAINS, O_RDONLY | O_DIRECTORY, 0, path, NULL);
     g_autoptr(GPtrArray) uuids = domains >= 0 ? vmb_directory_list(domains, NULL) : NULL;
     if (uuids != NULL && uuids->len > 0 && vmb_text_is_uuid(uuids->pdata[0]))
-        return vmb_error_set(error, VMB_ERROR_DAMAGE,
-                             "%s has lost its " VMB_LAYOUT_REPOSITORY ". The points below "
-                             VMB_LAYOUT_DOMAINS "/ do not depend on it: put it back from a copy, or "
-                             "make a new repository elsewhere and move the content of "
-                             VMB_LAYOUT_DOMAINS "/ there",
-                             path);
+        return vmb_error_set(
+            error, VMB_ERROR_DAMAGE,
+            "%s has lost its " VMB_LAYOUT_REPOSITORY ". The points below " VMB_LAYOUT_DOMAINS
+            "/ do not depend on it: put it back from a copy, or "
+            "make a new repository elsewhere and move the content of " VMB_LAYOUT_DOMAINS "/ there",
+            path);
     return vmb_error_set(error, VMB_ERROR_NO_REPOSITORY,
                          "%s is a directory but no repository (it has no " VMB_LAYOUT_REPOSITORY
                          "): give the path of one, or make one in a new directory with "
@@ -81,11 +81,12 @@ read_metadata(VmbRepository *repository, GError **error)
         vmb_error_set(&local, VMB_ERROR_DAMAGE, "%s/" VMB_LAYOUT_REPOSITORY ": '%s' is no identity",
                       repository->path, id);
     if (local != NULL && local->code == VMB_ERROR_DAMAGE)
-        return vmb_error_set(error, VMB_ERROR_DAMAGE,
-                             "%s. The points below " VMB_LAYOUT_DOMAINS "/ are not touched by that: "
-                             "put the file back from a copy, or make a new repository elsewhere and "
-                             "move the content of " VMB_LAYOUT_DOMAINS "/ there",
-                             local->message);
+        return vmb_error_set(
+            error, VMB_ERROR_DAMAGE,
+            "%s. The points below " VMB_LAYOUT_DOMAINS "/ are not touched by that: "
+            "put the file back from a copy, or make a new repository elsewhere and "
+            "move the content of " VMB_LAYOUT_DOMAINS "/ there",
+            local->message);
     if (local != NULL && local->code == VMB_ERROR_FAILED &&
         faccessat(repository->fd, VMB_LAYOUT_REPOSITORY, R_OK, AT_EACCESS) < 0 && errno == EACCES)
         return vmb_directory_forbidden(repository->path, EACCES, error);
@@ -150,10 +151,11 @@ vmb_repository_check_writable(VmbRepository *repository, GError **error)
                              "%s may not be written: %s. Nothing was changed; run as its owner",
                              label, g_strerror(err));
     if (err == EROFS)
-        return vmb_error_set(error, VMB_ERROR_FAILED,
-                             "%s is on a filesystem that is mounted read-only. Nothing was changed; "
-                             "mount it for writing",
-                             label);
+        return vmb_error_set(
+            error, VMB_ERROR_FAILED,
+            "%s is on a filesystem that is mounted read-only. Nothing was changed; "
+            "mount it for writing",
+            label);
     return vmb_error_errno(error, err, "%s cannot be written, nothing was changed", label);
 }
 

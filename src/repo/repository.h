@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A repository: creating, opening and walking it. The only file that other layers need for paths. */
+/* A repository: creating, opening and walking it, and finding what users name in it. */
 #pragma once
 #include "repo/manifest.h"
 #include "util/fsio.h"
@@ -42,8 +42,8 @@ void vmb_repo_domain_link_name(VmbRepoDomain *domain, const char *name);
 /* UUIDs (char *, sorted) of all domains that have a directory. Free with g_ptr_array_unref(). */
 GPtrArray *vmb_repository_domains(VmbRepository *repository, GError **error);
 
-/* A published point whose manifest was read. It holds no descriptor of its own, so that all points of a
- * large repository can be held at the same time. */
+/* A published point whose manifest was read. It holds no descriptor of its own, so that all points
+ * of a large repository can be held at the same time. */
 typedef struct {
     char *id;
     char *uuid;
@@ -60,20 +60,20 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPoint, vmb_point_free)
 GPtrArray *vmb_repo_domain_points(VmbRepoDomain *domain, GError **error);
 
 /* Finds points by what a user writes: "DOMAIN/ID", "DOMAIN/latest", "DOMAIN/prefix" (unique), and
- * "DOMAIN" for the latest (highest number) that is not damaged; DOMAIN is a UUID, or the name that the
- * domain has in its newest point. Errors:
- * VMB_ERROR_DOMAIN, also when a name fits several domains: they are listed; VMB_ERROR_DAMAGE if the
- * point that is meant is damaged. *@points gets the domain's points, which the returned one (borrowed
- * from it) belongs to; NULL on error. */
-VmbPoint *vmb_repository_find_point(VmbRepository *repository, const char *text,
-                                    GPtrArray **points, GError **error);
+ * "DOMAIN" for the latest (highest number) that is not damaged; DOMAIN is a UUID, or the name that
+ * the domain has in its newest point. Errors: VMB_ERROR_DOMAIN, also when a name fits several
+ * domains: they are listed; VMB_ERROR_DAMAGE if the point that is meant is damaged. *@points gets
+ * the domain's points, which the returned one (borrowed from it) belongs to; NULL on error. */
+VmbPoint *vmb_repository_find_point(VmbRepository *repository, const char *text, GPtrArray **points,
+                                    GError **error);
 /* UUID of the domain that a user names (name or UUID). Free with g_free(). */
 char *vmb_repository_find_domain(VmbRepository *repository, const char *text, GError **error);
 
 /* The chain of one disk: [0] is @point's own, then its parent, down to the full. Elements are
- * VmbChainLink, owned by the array; points stay owned by @points. Errors: VMB_ERROR_DOMAIN if @point
- * does not hold the disk; VMB_ERROR_DAMAGE (missing or damaged parent, a parent that is not older, which
- * covers loops, or without the disk, or with another checkpoint than the one the child began from). */
+ * VmbChainLink, owned by the array; points stay owned by @points. Errors: VMB_ERROR_DOMAIN if
+ * @point does not hold the disk; VMB_ERROR_DAMAGE (missing or damaged parent, a parent that is not
+ * older, which covers loops, or without the disk, or with another checkpoint than the one the child
+ * began from). */
 typedef struct {
     VmbPoint *point;
     const VmbManifestDisk *disk;
@@ -82,6 +82,6 @@ GArray *vmb_repo_chain(GPtrArray *points, VmbPoint *point, const char *disk_id, 
 
 /* Opens a point's directory; the caller closes it. Thread-safe. VMB_ERROR_DOMAIN if it is gone. */
 int vmb_point_open_dir(const VmbPoint *point, GError **error);
-/* Opens a file of a point for reading. Thread-safe. Errors name the point; VMB_ERROR_DAMAGE if it is
- * missing or no regular file. */
+/* Opens a file of a point for reading. Thread-safe. Errors name the point; VMB_ERROR_DAMAGE if it
+ * is missing or no regular file. */
 int vmb_point_open_file(const VmbPoint *point, const char *name, GError **error);

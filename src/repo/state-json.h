@@ -5,5 +5,6 @@
 
 #define VMB_STATE_FORMAT 1
 
-/* Sealed; @base (may be NULL) holds members of an earlier state that are kept. Free with g_free(). */
+/* Sealed; @base (may be NULL) holds members of an earlier state that are kept. Free with g_free().
+ */
 char *vmb_point_state_text(VmbJson *base, const VmbPointState *state);

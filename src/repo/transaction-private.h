@@ -4,8 +4,8 @@
 #include "repo/transaction.h"
 
 struct VmbTransaction {
-    int domain_fd;  /* domains/<uuid> */
-    int fd;         /* staging/ */
+    int domain_fd; /* domains/<uuid> */
+    int fd;        /* staging/ */
     char *uuid;
     char *label;    /* "REPO/domains/<uuid>/staging", for messages */
     gboolean moved; /* to points/: nothing is left to roll back */

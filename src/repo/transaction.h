@@ -23,7 +23,8 @@ gboolean vmb_transaction_copy_file(VmbTransaction *transaction, VmbManifest *man
                                    const char *name, const char *role, const char *origin, int fd,
                                    GError **error);
 
-/* A point id for @time_ns that is not taken: a counter (-2, -3...) is appended within one second. */
+/* A point id for @time_ns that is not taken: a counter (-2, -3...) is appended within one second.
+ */
 char *vmb_transaction_new_id(VmbRepoDomain *domain, gint64 time_ns);
 
 typedef enum {
@@ -32,7 +33,7 @@ typedef enum {
     VMB_DURABLE,
 } VmbPublished;
 
-/* Writes manifest.json, state.json and lock, fsyncs all files and staging/, renames it to points/ID,
- * fsyncs points/. *@published says how far it came, also on error. */
+/* Writes manifest.json, state.json and lock, fsyncs all files and staging/, renames it to
+ * points/ID, fsyncs points/. *@published says how far it came, also on error. */
 gboolean vmb_transaction_publish(VmbTransaction *transaction, const VmbManifest *manifest,
                                  VmbPublished *published, GError **error);

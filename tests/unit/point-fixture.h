@@ -25,8 +25,8 @@ fixture_stage(VmbTransaction *transaction, guint n)
     VmbManifest *manifest = fixture_manifest("web01", FIXTURE_UUID, n);
     fixture_add_disk(manifest, fixture_disk("vda", n, n > 1 ? n - 1 : 0));
     fixture_stage_disk(transaction, manifest->disks->pdata[0]);
-    g_assert_true(vmb_transaction_add_file(transaction, manifest, "domain.xml", "inactive-xml", NULL,
-                                           "<domain/>", 9, &error));
+    g_assert_true(vmb_transaction_add_file(transaction, manifest, "domain.xml", "inactive-xml",
+                                           NULL, "<domain/>", 9, &error));
     g_assert_no_error(error);
     return manifest;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the tests of the repository share: a directory of their own, and manifests that are valid. */
+/* What the tests of the repository share: a directory of their own, and valid manifests. */
 #pragma once
 #include "repo/layout.h"
 #include "repo/lock.h"

@@ -107,11 +107,12 @@ static void
 test_missing(Chain *chain, gconstpointer data)
 {
     store_six(chain);
-    g_assert_true(vmb_fs_remove_tree(vmb_repo_domain_fd(chain->domain),
-                                     "points/20261121T020002Z", NULL));
+    g_assert_true(
+        vmb_fs_remove_tree(vmb_repo_domain_fd(chain->domain), "points/20261121T020002Z", NULL));
     load(chain);
-    assert_broken(chain, 4, "web01/20261121T020003Z disk vda cannot be read: its parent "
-                            "20261121T020002Z is missing",
+    assert_broken(chain, 4,
+                  "web01/20261121T020003Z disk vda cannot be read: its parent "
+                  "20261121T020002Z is missing",
                   "points up to 20261121T020001Z and from the full 20261121T020005Z on");
     assert_chain(chain, 1, "target:vda", (const guint[]){1}, 1);
     assert_chain(chain, 6, "target:vda", (const guint[]){6, 5}, 2);
@@ -123,7 +124,8 @@ test_damaged(Chain *chain, gconstpointer data)
     store_six(chain);
     fixture_store_text(chain->domain, "20261121T020001Z", "{}");
     load(chain);
-    assert_broken(chain, 2, "parent 20261121T020001Z is damaged (", "from the full 20261121T020005Z");
+    assert_broken(chain, 2, "parent 20261121T020001Z is damaged (",
+                  "from the full 20261121T020005Z");
     fixture_store_text(chain->domain, "20261121T020005Z", "{}");
     load(chain);
     assert_broken(chain, 6, "parent 20261121T020005Z is damaged", "points up to 20261121T020004Z");
@@ -153,7 +155,8 @@ test_not_older(Chain *chain, gconstpointer data)
     load(chain);
     assert_broken(chain, 1, "parent 20261121T020002Z is not older", "no other point");
     assert_broken(chain, 2, "parent 20261121T020002Z is not older", "no other point");
-    assert_broken(chain, 3, "parent 20261121T020002Z is not older", "points up to 20261121T020001Z");
+    assert_broken(chain, 3, "parent 20261121T020002Z is not older",
+                  "points up to 20261121T020001Z");
 }
 
 static void
@@ -187,7 +190,8 @@ test_other_checkpoint(Chain *chain, gconstpointer data)
     }
     load(chain);
     assert_broken(chain, 2, "0000004d, but its parent 20261121T020001Z has vmbackup-", "no other");
-    assert_broken(chain, 3, "but its parent 20261121T020002Z has none", "points up to 20261121T020001Z");
+    assert_broken(chain, 3, "but its parent 20261121T020002Z has none",
+                  "points up to 20261121T020001Z");
 }
 
 static void
@@ -197,7 +201,8 @@ test_long(Chain *chain, gconstpointer data)
     for (guint n = 1; n <= 200; n++)
         fixture_store_point(chain->domain, "web01", n, n - 1);
     load(chain);
-    g_autoptr(GArray) links = vmb_repo_chain(chain->points, point(chain, 200), "target:vda", &error);
+    g_autoptr(GArray) links =
+        vmb_repo_chain(chain->points, point(chain, 200), "target:vda", &error);
     g_assert_no_error(error);
     g_assert_cmpuint(links->len, ==, 200);
 }
@@ -209,10 +214,14 @@ main(int argc, char **argv)
         const char *path;
         void (*function)(Chain *, gconstpointer);
     } tests[] = {
-        {"/chain-links/whole", test_whole}, {"/chain-links/missing", test_missing},
-        {"/chain-links/damaged", test_damaged}, {"/chain-links/nothing-intact", test_nothing_intact},
-        {"/chain-links/not-older", test_not_older}, {"/chain-links/other-disk", test_other_disk},
-        {"/chain-links/other-checkpoint", test_other_checkpoint}, {"/chain-links/long", test_long},
+        {"/chain-links/whole", test_whole},
+        {"/chain-links/missing", test_missing},
+        {"/chain-links/damaged", test_damaged},
+        {"/chain-links/nothing-intact", test_nothing_intact},
+        {"/chain-links/not-older", test_not_older},
+        {"/chain-links/other-disk", test_other_disk},
+        {"/chain-links/other-checkpoint", test_other_checkpoint},
+        {"/chain-links/long", test_long},
     };
     setlocale(LC_ALL, "");
     g_test_init(&argc, &argv, NULL);

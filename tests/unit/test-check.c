@@ -82,7 +82,7 @@ test_missing(Checked *checked, gconstpointer data)
     static const struct {
         const char *disk, *file;
     } files[] = {{"vda", "vda.qcow2"}, {"vda", "vda.digests"}, {NULL, "domain.xml"},
-                 {NULL, "state.json"}, {NULL, "lock"},          {NULL, "manifest.json"}};
+                 {NULL, "state.json"}, {NULL, "lock"},         {NULL, "manifest.json"}};
     for (gsize i = 0; i < G_N_ELEMENTS(files); i++) {
         g_assert_cmpint(renameat(checked->fd, files[i].file, checked->base.fd, "kept"), ==, 0);
         assert_finding(checked, files[i].disk, files[i].file, files[i].file);

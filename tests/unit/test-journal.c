@@ -54,8 +54,8 @@ test_round_trip(Fixture *fixture, gconstpointer data)
     g_assert_false(journal->may_pause);
     g_assert_cmpint(journal->time_ns, ==, before.time_ns);
     g_assert_cmpint(journal->pid, ==, 4711);
-    g_assert_true(g_strv_equal((const char *const *)journal->stale,
-                               (const char *const *)before.stale));
+    g_assert_true(
+        g_strv_equal((const char *const *)journal->stale, (const char *const *)before.stale));
     /* The next one replaces it. */
     before.may_pause = TRUE;
     g_assert_true(vmb_journal_write(fixture->fd, &before, &error));
@@ -118,11 +118,24 @@ test_hostile(Fixture *fixture, gconstpointer data)
     static const struct {
         const char *key, *value;
     } cases[] = {
-        {"nonce", "\"xyz\""}, {"uri", "\"\""}, {"checkpoint", "\"../x\""}, {"socket", "\"x\""},
-        {"run_dir", "\"/\""}, {"run_dir", "\"/etc\""}, {"run_dir", "\"/run/x/../../etc\""},
-        {"run_dir", "\"relative/path\""}, {"run_dir", "\"/run//x\""}, {"run_dir", "\"/run/x/\""},
-        {"scratch_dir", "7"}, {"point", "\"latest\""}, {"may_freeze", "1"}, {"pid", "\"1\""},
-        {"stale", "null"}, {"stale", "[1]"}, {"stale", "[\"a/b\"]"}, {"format", "0"},
+        {"nonce", "\"xyz\""},
+        {"uri", "\"\""},
+        {"checkpoint", "\"../x\""},
+        {"socket", "\"x\""},
+        {"run_dir", "\"/\""},
+        {"run_dir", "\"/etc\""},
+        {"run_dir", "\"/run/x/../../etc\""},
+        {"run_dir", "\"relative/path\""},
+        {"run_dir", "\"/run//x\""},
+        {"run_dir", "\"/run/x/\""},
+        {"scratch_dir", "7"},
+        {"point", "\"latest\""},
+        {"may_freeze", "1"},
+        {"pid", "\"1\""},
+        {"stale", "null"},
+        {"stale", "[1]"},
+        {"stale", "[\"a/b\"]"},
+        {"format", "0"},
     };
     VmbJournal before = sample();
     g_autofree char *text = NULL;

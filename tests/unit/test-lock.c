@@ -179,8 +179,7 @@ test_cancel(Fixture *fixture, gconstpointer data)
     g_assert_cmpint(sigaction(SIGALRM, &action, &old), ==, 0);
     g_assert_cmpint(setitimer(ITIMER_REAL, &interval, NULL), ==, 0);
     GThread *thread = g_thread_new("cancel", cancel_later, cancel);
-    g_assert_null(
-        vmb_lock_take(fixture->fd, "lock", TRUE, 100 * SECOND, "it", cancel, &error));
+    g_assert_null(vmb_lock_take(fixture->fd, "lock", TRUE, 100 * SECOND, "it", cancel, &error));
     g_assert_error(error, VMB_ERROR, VMB_ERROR_CANCELLED);
     g_thread_join(thread);
     g_assert_cmpint(setitimer(ITIMER_REAL, &off, NULL), ==, 0);
@@ -200,8 +199,8 @@ static gpointer
 wait_for_lock(gpointer data)
 {
     Waiter *waiter = data;
-    g_autoptr(VmbLock) lock = vmb_lock_take(waiter->fixture->fd, "lock", TRUE, SECOND, "it", NULL,
-                                            &waiter->error);
+    g_autoptr(VmbLock) lock =
+        vmb_lock_take(waiter->fixture->fd, "lock", TRUE, SECOND, "it", NULL, &waiter->error);
     g_assert_null(lock);
     return NULL;
 }

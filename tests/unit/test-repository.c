@@ -263,8 +263,8 @@ test_domains(Fixture *fixture, gconstpointer data)
     g_assert_cmpuint(uuids->len, ==, 2);
     g_assert_cmpstr(uuids->pdata[0], ==, FIXTURE_UUID);
     g_assert_cmpstr(uuids->pdata[1], ==, FIXTURE_UUID_2);
-    g_assert_null(vmb_repo_domain_open(repository, "5f0c7a52-7d0f-4a57-9b6e-0f3d2c1b0a22", FALSE,
-                                       &error));
+    g_assert_null(
+        vmb_repo_domain_open(repository, "5f0c7a52-7d0f-4a57-9b6e-0f3d2c1b0a22", FALSE, &error));
     g_assert_nonnull(error);
 }
 
@@ -359,11 +359,11 @@ test_points(Fixture *fixture, gconstpointer data)
         manifest->sequence = n;
         fixture_store(domain, manifest);
     }
-    fixture_store_text(domain, "20261121T020001Z", "{}");          /* broken */
+    fixture_store_text(domain, "20261121T020001Z", "{}"); /* broken */
     VmbManifest *elsewhere = fixture_manifest("web01", FIXTURE_UUID_2, 2);
     g_autofree char *text = vmb_manifest_serialise(elsewhere);
-    fixture_store_text(domain, "20261121T020002Z", text);          /* another domain's */
-    fixture_store_text(domain, "20261121T020003Z-2", text);        /* another point's */
+    fixture_store_text(domain, "20261121T020002Z", text);   /* another domain's */
+    fixture_store_text(domain, "20261121T020003Z-2", text); /* another point's */
     vmb_manifest_free(elsewhere);
     g_autofree char *path =
         g_build_filename(fixture->path, "repo", "domains", FIXTURE_UUID, "points", NULL);
@@ -492,7 +492,8 @@ test_find_names(Fixture *fixture, gconstpointer data)
     fixture_store_point(second, "old", 7, 0);
     assert_found(repository, "new", 2);
     assert_found(repository, "old", 7);
-    /* The same with the short cut by the highest number, and without (a run that failed took one). */
+    /* The same with the short cut by the highest number, and without (a run that failed took one).
+     */
     for (int i = 0; i < 2; i++) {
         g_assert_true(vmb_repo_domain_next_sequence(first, &sequence, &error));
         assert_found(repository, "new", 2);

@@ -73,8 +73,7 @@ static char *
 read_text(const State *state, gsize *length)
 {
     char *text = NULL;
-    g_assert_true(
-        vmb_fs_read_file(state->dir_fd, "state.json", 65536, &text, length, NULL));
+    g_assert_true(vmb_fs_read_file(state->dir_fd, "state.json", 65536, &text, length, NULL));
     return text;
 }
 
@@ -141,10 +140,12 @@ static void
 test_hostile(State *state, gconstpointer data)
 {
     static const char *const cases[] = {
-        "{\"format\":1}", "{\"format\":1,\"verified_ns\":-1,\"verify_result\":null}",
+        "{\"format\":1}",
+        "{\"format\":1,\"verified_ns\":-1,\"verify_result\":null}",
         "{\"format\":1,\"verified_ns\":\"1\",\"verify_result\":null}",
         "{\"format\":1,\"verified_ns\":1,\"verify_result\":\"perhaps\"}",
-        "{\"format\":0,\"verified_ns\":1,\"verify_result\":null}", "{\"verified_ns\":1}",
+        "{\"format\":0,\"verified_ns\":1,\"verify_result\":null}",
+        "{\"verified_ns\":1}",
     };
     for (gsize i = 0; i < G_N_ELEMENTS(cases); i++) {
         g_autoptr(VmbJson) object = vmb_json_parse(cases[i], strlen(cases[i]), NULL);
@@ -183,8 +184,8 @@ main(int argc, char **argv)
         const char *path;
         void (*function)(State *, gconstpointer);
     } tests[] = {
-        {"/state/round-trip", test_round_trip}, {"/state/unknown-members", test_unknown_members},
-        {"/state/damaged", test_damaged},       {"/state/hostile", test_hostile},
+        {"/state/round-trip", test_round_trip},   {"/state/unknown-members", test_unknown_members},
+        {"/state/damaged", test_damaged},         {"/state/hostile", test_hostile},
         {"/state/not-written", test_not_written},
     };
     setlocale(LC_ALL, "");

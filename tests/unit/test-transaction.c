@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A point is whole or it is not there: publishing, rolling back, failing and dying at every step. */
+/* A point is whole or it is not there: publishing, rolling back, dying at every step. */
 #include "point-fixture.h"
 #include "repo/check.h"
 #include "util/text.h"
@@ -48,8 +48,8 @@ test_publish(Fixture *fixture, gconstpointer data)
     g_autoptr(GPtrArray) points = fixture_points(domain);
     g_auto(VmbFd) dir = vmb_point_open_dir(points->pdata[0], &error);
     g_assert_no_error(error);
-    static const char *const names[] = {"manifest.json", "state.json", "lock",
-                                        "vda.qcow2", "vda.digests", "domain.xml"};
+    static const char *const names[] = {"manifest.json", "state.json",  "lock",
+                                        "vda.qcow2",     "vda.digests", "domain.xml"};
     struct stat st;
     for (gsize i = 0; i < G_N_ELEMENTS(names); i++) {
         g_assert_cmpint(fstatat(dir, names[i], &st, AT_SYMLINK_NOFOLLOW), ==, 0);
@@ -92,7 +92,8 @@ test_files(Fixture *fixture, gconstpointer data)
     g_autoptr(VmbRepoDomain) domain = fixture_domain(repository, FIXTURE_UUID);
     g_autoptr(VmbTransaction) transaction = vmb_transaction_begin(domain, &error);
     g_autoptr(VmbManifest) manifest = fixture_manifest("web01", FIXTURE_UUID, 1);
-    static const char *const bad[] = {"../x", "a/b", ".x", "", "manifest.json", "state.json", "lock"};
+    static const char *const bad[] = {"../x",          "a/b",        ".x",  "",
+                                      "manifest.json", "state.json", "lock"};
     for (gsize i = 0; i < G_N_ELEMENTS(bad); i++) {
         g_assert_cmpint(vmb_transaction_create(transaction, bad[i], &error), ==, -1);
         g_assert_error(error, VMB_ERROR, VMB_ERROR_FAILED);
@@ -125,11 +126,11 @@ test_files(Fixture *fixture, gconstpointer data)
     g_clear_error(&error);
     g_assert_cmpuint(manifest->files->len, ==, 2);
     /* A name can be used once. */
-    g_assert_false(vmb_transaction_add_file(transaction, manifest, "kernel", "kernel", NULL, "x", 1,
-                                            &error));
+    g_assert_false(
+        vmb_transaction_add_file(transaction, manifest, "kernel", "kernel", NULL, "x", 1, &error));
     g_clear_error(&error);
-    g_assert_true(vmb_transaction_add_file(transaction, manifest, "empty", "other", NULL, NULL, 0,
-                                           &error));
+    g_assert_true(
+        vmb_transaction_add_file(transaction, manifest, "empty", "other", NULL, NULL, 0, &error));
     VmbPublished published = VMB_UNPUBLISHED;
     g_assert_true(vmb_transaction_publish(transaction, manifest, &published, &error));
     g_assert_no_error(error);
@@ -210,8 +211,8 @@ spoil_extra(VmbTransaction *transaction, VmbManifest *manifest)
 static void
 spoil_taken(VmbTransaction *transaction, VmbManifest *manifest)
 {
-    g_assert_cmpint(mkdirat(vmb_transaction_fd(transaction), "../points/20261121T020001Z", 0700), ==,
-                    0);
+    g_assert_cmpint(mkdirat(vmb_transaction_fd(transaction), "../points/20261121T020001Z", 0700),
+                    ==, 0);
 }
 
 static void
