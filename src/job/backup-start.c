@@ -8,17 +8,30 @@
 
 #include <unistd.h>
 
+/* Also of a domain that is paused now: it may be resumed before the freeze. */
 static gboolean
 may_freeze(const VmbBackupRun *run)
 {
-    return !run->was_paused && (run->options->quiesce == VMB_QUIESCE_AUTO ||
-                                run->options->quiesce == VMB_QUIESCE_REQUIRE);
+    return run->options->quiesce == VMB_QUIESCE_AUTO ||
+           run->options->quiesce == VMB_QUIESCE_REQUIRE;
 }
 
+/* The guard resumes what this run has paused, and nothing else: it is told of that pause. */
 static gboolean
 may_pause(const VmbBackupRun *run)
 {
-    return !run->was_paused && run->options->quiesce == VMB_QUIESCE_PAUSE;
+    return run->options->quiesce == VMB_QUIESCE_PAUSE;
+}
+
+/* Hours may have passed in waiting for the locks. */
+static gboolean
+look_again(VmbBackupRun *run, GError **error)
+{
+    VmbDomainState state;
+    if (!vmb_domain_state(run->domain, &state, error))
+        return FALSE;
+    run->was_paused = state.paused;
+    return TRUE;
 }
 
 static gboolean
@@ -31,7 +44,7 @@ write_journal(VmbBackupRun *run, GError **error)
                           .run_dir = run->scratch->run_dir,
                           .scratch_dir = run->scratch->dir,
                           .may_freeze = may_freeze(run),
-                          .may_pause = may_pause(run),
+                          .may_pause = may_pause(run) && !run->was_paused,
                           .time_ns = vmb_units_now(),
                           .pid = getpid(),
                           .point = run->manifest->id,
@@ -73,6 +86,13 @@ describe_job(VmbBackupRun *run)
     run->job = vmb_backup_job_new(run->domain, &spec);
 }
 
+static gboolean
+is_still_paused(const VmbBackupRun *run)
+{
+    VmbDomainState state;
+    return run->was_paused && vmb_domain_state(run->domain, &state, NULL) && state.paused;
+}
+
 static void
 record_quiesce(VmbBackupRun *run, VmbQuiesce *quiesce)
 {
@@ -86,7 +106,7 @@ record_quiesce(VmbBackupRun *run, VmbQuiesce *quiesce)
         break;
     case VMB_QUIESCED_NOT:
         manifest->consistency =
-            run->was_paused ? VMB_CONSISTENCY_PAUSED : VMB_CONSISTENCY_CRASH;
+            is_still_paused(run) ? VMB_CONSISTENCY_PAUSED : VMB_CONSISTENCY_CRASH;
         break;
     }
 }
@@ -155,7 +175,7 @@ vmb_backup_start_job(VmbBackupRun *run, GError **error)
     if (run->scratch == NULL ||
         !vmb_scratch_check_space(run->scratch, run->plan, run->result->domain, run->reasons,
                                  error) ||
-        !write_journal(run, error) ||
+        !look_again(run, error) || !write_journal(run, error) ||
         !vmb_scratch_create(run->scratch, run->plan, run->info, error) ||
         !start_guard(run, error))
         return FALSE;
