@@ -10,6 +10,7 @@
 #include "nbd/reader.h"
 #include "util/error.h"
 #include "util/fault.h"
+#include "util/log.h"
 #include "util/units.h"
 
 #include <poll.h>
@@ -39,7 +40,16 @@ typedef struct {
         gboolean shrank;
     } survey;
     guint64 contradicted; /* blocks */
+    guint64 first_read, last_read; /* monotonic ns: first one submitted, last one completed */
 } Disk;
+
+/* For the benchmark, which finds the defaults. */
+static guint
+knob(const char *name, guint fallback)
+{
+    const char *text = g_getenv(name);
+    return text != NULL ? (guint)g_ascii_strtoull(text, NULL, 10) : fallback;
+}
 
 static gboolean
 is_incremental(const Disk *disk)
@@ -109,6 +119,7 @@ static void
 read_done(gpointer item, const GError *error, gpointer user)
 {
     Disk *disk = user;
+    disk->last_read = vmb_units_monotonic();
     if (error == NULL)
         vmb_pipeline_push(disk->pipeline, item);
     else if (*disk->read_error == NULL)
@@ -180,6 +191,7 @@ submit(Disk *disk, guint64 offset, guint32 length, GError **error)
     if (disk->began)
         return TRUE;
     disk->began = TRUE;
+    disk->first_read = disk->last_read = vmb_units_monotonic();
     return vmb_fault_point("disk-data", error);
 }
 
@@ -282,7 +294,8 @@ typedef gboolean (*WindowFunc)(Disk *disk, guint64 offset, const GArray *extents
 static gboolean
 each_window(Disk *disk, WindowFunc function, GError **error)
 {
-    const guint64 query = SPANS_PER_QUERY * VMB_QCOW2_L2_SPAN;
+    guint spans = knob("VMBACKUP_TEST_NBD_SPANS", SPANS_PER_QUERY);
+    const guint64 query = MAX(spans, 1) * VMB_QCOW2_L2_SPAN;
     g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(VmbNbdExtent));
     g_autofree guint8 *actions = g_malloc(VMB_QCOW2_L2_ENTRIES);
     for (guint64 start = 0; start < disk->size; start += query) {
@@ -350,6 +363,9 @@ finish(Disk *disk, VmbManifestDisk *entry, GError **error)
     entry->stored_bytes = summary.stored_bytes;
     memcpy(entry->head_digest, summary.head_digest, VMB_DIGEST_SIZE);
     memcpy(entry->tables_digest, summary.tables_digest, VMB_DIGEST_SIZE);
+    vmb_debug("%s: data was read from %" G_GUINT64_FORMAT " ns to %" G_GUINT64_FORMAT
+              " ns of the monotonic clock", disk->backup->label, disk->first_read,
+              disk->last_read);
     return TRUE;
 }
 
@@ -360,6 +376,8 @@ open_reader(const VmbDiskBackup *backup, guint64 size, GError **error)
                              .export_name = backup->export_name,
                              .dirty_context = backup->dirty_context,
                              .label = backup->label,
+                             .max_requests = knob("VMBACKUP_TEST_NBD_IN_FLIGHT", 0),
+                             .max_request = knob("VMBACKUP_TEST_NBD_REQUEST_KIB", 0) * 1024,
                              .cancel = backup->cancel};
     g_autoptr(VmbNbdReader) reader = vmb_nbd_reader_open(&options, error);
     if (reader == NULL)

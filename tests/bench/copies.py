@@ -120,7 +120,7 @@ def _sparse_guest(lab):
 
 def _reading(sample):
     """Seconds between the first and the last read of data, by the program's own log."""
-    found = re.search(r"from (\d+) ns to (\d+) ns", sample.err)
+    found = re.search(r"read from (\d+) ns to (\d+) ns", sample.err)
     if found is None:
         raise measure.BenchError("the log does not tell when data was read\n" + sample.err)
     return (int(found.group(2)) - int(found.group(1))) / 1e9
