@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A paused domain whose disks have models: every point must hold what the models held then."""
 
+import concurrent.futures
 import filecmp
 import os
+import struct
 
 from vmbtest import image, process, tap
 from vmbtest.guest import Disk, Guest
@@ -35,6 +37,12 @@ class Volume:
         """Bytes that the guest sees."""
         return self.model.size
 
+    @property
+    def id(self):
+        """How a manifest names the disk."""
+        disk = self.disk
+        return "serial:" + disk.serial if disk.serial else "target:" + disk.target
+
     def changed_behind(self, lab):
         """The model becomes what QEMU reads from the image: after something else wrote it."""
         raw = lab.host.path(lab.directory, "behind.raw")
@@ -49,7 +57,8 @@ class Lab:
     disks    list of Disk
     start    True: started, paused
     Attributes: volumes {target: Volume} of the disks that the domain has now; points: [(id, {target:
-    (snapshot, size)})] of all points so far; last: `show --json` of the newest one.
+    (snapshot, size)})] of all points so far; last: `show --json` of the newest one; foreign: names of
+    checkpoints that others made.
     """
 
     def __init__(self, t, disks, start=True, **guest):
@@ -64,7 +73,9 @@ class Lab:
         self.repo = self.host.path(self.directory, "repo")
         self.tool = Tool(t, repo=self.repo, host=self.host,
                          env={"VMBACKUP_TEST_RUN_DIR": self.host.directory("vmbrun", 0o711)})
-        self.points, self.last = [], None
+        self.points, self.last, self.foreign = [], None, []
+        self._newest = {}
+        self._pending = {}
         self.guest = Guest(self.host, self.name, disks=disks, **guest)
         t.defer(self._end)
         self.volumes = {}
@@ -87,63 +98,86 @@ class Lab:
 
     def off(self):
         """Ends QEMU in good order, so that it saves the bitmaps."""
-        self.guest.destroy()
+        try:
+            self.guest.destroy()
+        except libvirt.libvirtError as error:
+            # A daemon that has just started and still looks at QEMU finds it gone.
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                raise
+            self.guest.wait_off(20)
 
     def kill_qemu(self):
         """What was flushed stays; the bitmaps do not."""
-        for target in self.volumes:
-            self.guest.qemu_io(target, "flush")
+        self.flush()
         self.guest.kill_qemu()
 
-    # Writes
+    def flush(self):
+        """Afterwards others that open the images see what they hold."""
+        for target in self.volumes if self.guest.is_active() else ():
+            self.guest.qemu_io(target, "flush")
 
-    def apply(self, target, operations):
+    # Writes. Disks are named by target; a Volume that the domain does not have now may be given, too.
+
+    def volume(self, which):
+        """The Volume of a target."""
+        return which if isinstance(which, Volume) else self.volumes[which]
+
+    def is_live(self, volume):
+        """True if QEMU has it open."""
+        return volume in self.volumes.values() and self.guest.is_active()
+
+    def apply(self, which, operations):
         """Changes disk and model: (kind, offset, length, pattern) as of image.random_operations."""
-        volume = self.volumes[target]
+        volume = self.volume(which)
+        operations = list(operations)
+        commands = [image.qemu_io_command(operation) for operation in operations]
+        if self.is_live(volume):
+            for command in commands:
+                self.guest.qemu_io(volume.disk.target, command)
+        elif commands:
+            process.run("qemu-io", "-f", volume.fmt, "-d", "unmap",
+                        *[word for command in commands for word in ("-c", command)], volume.path)
         for operation in operations:
-            if self.guest.is_active():
-                self.guest.qemu_io(target, image.qemu_io_command(operation))
-            else:
-                process.run("qemu-io", "-f", volume.fmt, "-c", image.qemu_io_command(operation),
-                            volume.path)
             volume.model.apply(operation)
 
-    def write(self, target, offset, length, pattern):
+    def write(self, which, offset, length, pattern):
         """Fills a range with a byte."""
-        self.apply(target, [("write", offset, length, pattern)])
+        self.apply(which, [("write", offset, length, pattern)])
 
-    def zero(self, target, offset, length, unmap=False):
+    def zero(self, which, offset, length, unmap=False):
         """Write zeroes."""
-        self.apply(target, [("zero-unmap" if unmap else "zero", offset, length, 0)])
+        self.apply(which, [("zero-unmap" if unmap else "zero", offset, length, 0)])
 
-    def discard(self, target, offset, length):
+    def discard(self, which, offset, length):
         """Discard; aligned to clusters, or QEMU may do less."""
-        self.apply(target, [("discard", at, min(GIB, offset + length - at), 0)
-                            for at in range(offset, offset + length, GIB)])
+        self.apply(which, [("discard", at, min(GIB, offset + length - at), 0)
+                           for at in range(offset, offset + length, GIB)])
 
-    def fill(self, target, pattern=0x11):
+    def fill(self, which, pattern=0x11):
         """Every byte of the disk gets a value that depends on its MiB."""
-        size = self.volumes[target].size
-        self.apply(target, [("write", at, min(MIB, size - at), 1 + (pattern + at // MIB) % 255)
-                            for at in range(0, size, MIB)])
+        size = self.volume(which).size
+        self.apply(which, [("write", at, min(MIB, size - at), 1 + (pattern + at // MIB) % 255)
+                           for at in range(0, size, MIB)])
 
-    def resize(self, target, size):
+    def resize(self, which, size):
         """Live or offline, larger or smaller."""
-        volume = self.volumes[target]
+        volume = self.volume(which)
         before = volume.size
-        if self.guest.is_active():
-            self.guest.block_resize(target, size)
+        if self.is_live(volume):
+            self.guest.block_resize(volume.disk.target, size)
         else:
             process.run("qemu-img", "resize", "-q", "-f", volume.fmt,
                         *(["--shrink"] if size < before else []), volume.path, str(size))
         volume.model.resize(size)
         if size > before and before % volume.cluster:
-            self._adopt_tail(volume, target, before, min(size, round_up(before, volume.cluster)))
+            self._adopt_tail(volume, before, min(size, round_up(before, volume.cluster)))
 
-    def _adopt_tail(self, volume, target, start, stop):
+    def _adopt_tail(self, volume, start, stop):
         """What a shrink left in the end of a cluster is there again after growing: ask QEMU."""
         raw = self.host.path(self.directory, "tail.raw")
-        self.guest.disk_raw(target, raw)
+        if self.is_live(volume):
+            self.guest.qemu_io(volume.disk.target, "flush")
+        image.convert(volume.path, raw, volume.fmt, force_share=True)
         with open(raw, "rb") as source, open(volume.model.path, "r+b") as model:
             source.seek(start)
             model.seek(start)
@@ -167,19 +201,42 @@ class Lab:
 
     def backup(self, *args, **options):
         """A backup that must succeed. Returns {target: disk} of the new point, and checks them all."""
-        result = self.run(*args, **options)
-        result.expect(0)
-        self.t.ok(self.last is not None and self.last["id"] == self.points[-1][0], "no new point")
+        before = len(self.points)
+        self.run(*args, **options).expect(0)
+        self.t.equal(len(self.points), before + 1, "points after a run")
         self.check_points()
         self.check_rest()
         return {disk["target"]: disk for disk in self.last["disks"]}
 
     def run(self, *args, **options):
-        """A backup that may fail. What points it made are remembered with the models' bytes."""
+        """A backup that may fail. If it made a point, that is remembered with the models' bytes."""
+        return self.start(*args, **options)()
+
+    def start(self, *args, **options):
+        """Begins a backup in the background, of what the models hold now.
+
+        Returns a function that waits for its end and gives its Result; it has the attribute running.
+        """
         self.check_models()
-        result = self.tool.run("backup", self.name, "--scratch-dir", self.scratch, *args, **options)
-        self._remember()
-        return result
+        self._take_snapshots()
+        running = self.tool.start("backup", self.name, "--scratch-dir", self.scratch, *args,
+                                  **options)
+
+        def end():
+            result = running.wait()
+            self._remember()
+            return result
+        end.running = running
+        return end
+
+    def _take_snapshots(self):
+        for snapshot, _ in self._pending.values():
+            os.unlink(snapshot)
+        self._pending = {}
+        for target, volume in self.volumes.items():
+            self.number += 1
+            path = self.host.path(self.directory, "snapshot-%d.raw" % self.number)
+            self._pending[target] = (volume.model.snapshot(path), volume.size)
 
     def _remember(self):
         known = {point for point, _ in self.points}
@@ -188,14 +245,11 @@ class Lab:
             return
         self.t.equal(len(new), 1, "one run made several points")
         self.last = self.tool.json("show", "%s/%s" % (self.name, new[0]["id"]))
-        snapshots = {}
-        for disk in self.last["disks"]:
-            target = disk["target"]
-            volume = self.volumes[target]
-            path = self.host.path(self.directory, "%s-%s.raw" % (new[0]["id"], target))
-            snapshots[target] = (volume.model.snapshot(path), volume.size)
-            image.check(self.image(new[0]["id"], target))
-        self.points.append((new[0]["id"], snapshots))
+        self.points.append((self.last["id"], {
+            disk["target"]: self._pending.pop(disk["target"]) for disk in self.last["disks"]}))
+        for disk in self.last["manifest"]["disks"]:
+            self._newest[disk["id"]] = disk.get("checkpoint")
+            image.check(self.image(self.last["id"], disk["target"]))
 
     def image(self, point, target):
         """Path of a point's image."""
@@ -207,35 +261,37 @@ class Lab:
         return [r["code"] for r in self.last["reasons"] if target in (None, r["disk"])]
 
     def checkpoints_needed(self):
-        """The checkpoints of the newest point of each disk that the domain has, and those alone."""
-        newest = {}
-        for point, _ in self.points:
-            manifest = self.tool.json("show", "%s/%s" % (self.name, point))["manifest"]
-            for disk in manifest["disks"]:
-                newest[disk["target"]] = disk.get("checkpoint")
-        return sorted({newest[target] for target in self.volumes if newest.get(target)})
+        """The checkpoint of the newest point of each disk that the domain has, and those of others."""
+        newest = (self._newest.get(volume.id) for volume in self.volumes.values())
+        return sorted({name for name in newest if name} | set(self.foreign))
 
     # What must hold
 
     def check_models(self):
         """The models equal what QEMU reads: otherwise the test is wrong, and not the program."""
+        self.flush()
         for target, volume in self.volumes.items():
-            if self.guest.is_active():
-                self.guest.qemu_io(target, "flush")
-            self.t.equal(round_up(image.info(volume.path, volume.fmt)["virtual-size"], SECTOR),
-                         volume.size, "the model of %s is wrong" % target)
-            if image.differs(volume.path, volume.model.path, volume.fmt):
+            size = image.info(volume.path, volume.fmt)["virtual-size"]
+            if (round_up(size, SECTOR) != volume.size or
+                    image.differs(volume.path, volume.model.path, volume.fmt)):
                 raise tap.BailOut("the model of %s is wrong" % target)
 
     def check_points(self):
         """Every point equals the models of its time, by qemu-img on its chain."""
-        for point, snapshots in self.points:
-            for target, (snapshot, size) in snapshots.items():
-                path = self.image(point, target)
-                self.t.equal(image.info(path)["virtual-size"], size,
-                             "size of %s of %s" % (target, point))
-                self.t.ok(not image.differs(path, snapshot),
-                          "%s of %s is not what the disk held" % (target, point))
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            wrong = list(pool.map(self._compare, [
+                (point, target, snapshot, size) for point, snapshots in self.points
+                for target, (snapshot, size) in snapshots.items()]))
+        self.t.equal([text for text in wrong if text], [], "points are not what the disks held")
+
+    def _compare(self, what):
+        point, target, snapshot, size = what
+        path = self.image(point, target)
+        with open(path, "rb") as file:
+            found = struct.unpack(">Q", file.read(32)[24:])[0]
+        if found != size:
+            return "%s of %s has size %d, not %d" % (target, point, found, size)
+        return "%s of %s" % (target, point) if image.differs(path, snapshot) else None
 
     def check_rest(self):
         """The guest is as it was, and nothing is left over."""
