@@ -27,9 +27,9 @@
 /* An agent that has not answered for so long will hardly do so, and nobody waits for us any more.
  */
 #define RELEASE_NS (600 * SECOND)
-/* When the program died between freeze and thaw, its calls may still be under way in the daemon:
- * for so long after its end, and while another job makes its virDomainBackupBegin() wait, which
- * libvirt gives up after 30 s. */
+/* When the program died in its freeze or its begin, those calls may still be under way in the
+ * daemon: for so long after its end, and while another job makes its virDomainBackupBegin() wait,
+ * which libvirt gives up after 30 s. */
 #define LATE_NS (5 * SECOND)
 #define LATE_MAX_NS (40 * SECOND)
 #define LATE_PAUSE_NS (SECOND / 2)
@@ -42,9 +42,10 @@ typedef struct {
     VmbDomain *domain;
     gboolean had_io_error;  /* before the backup: not ours to resume */
     gboolean armed;         /* the guest may be frozen or paused by us, and the budget runs */
-    gboolean begin_pending; /* the program has not said that its begin is over */
-    gboolean releasing;     /* it is for us to release the guest */
-    gboolean acted;         /* the agent's timeout is ours to reset */
+    gboolean begin_pending;  /* the program has not said that its begin is over */
+    gboolean freeze_pending; /* nor that the guest is free again */
+    gboolean releasing;      /* it is for us to release the guest */
+    gboolean acted;          /* the agent's timeout is ours to reset */
     gboolean parent_gone, done;
     guint64 deadline; /* of the budget */
     guint64 give_up;  /* of our attempts to release */
@@ -154,13 +155,19 @@ static void
 handle_word(Guard *guard, char word)
 {
     switch (word) {
+    case VMB_GUARD_BEGINNING:
+        guard->begin_pending = TRUE;
+        break;
+    case VMB_GUARD_BEGUN:
+        guard->begin_pending = FALSE;
+        break;
     case VMB_GUARD_FREEZING:
-        guard->armed = guard->begin_pending = TRUE;
+        guard->armed = guard->freeze_pending = TRUE;
         guard->deadline = vmb_units_monotonic() + guard->budget_ns;
         say(VMB_GUARD_ACK);
         break;
     case VMB_GUARD_THAWED:
-        guard->armed = guard->releasing = guard->begin_pending = FALSE;
+        guard->armed = guard->releasing = guard->freeze_pending = FALSE;
         break;
     case VMB_GUARD_STUCK:
         guard->armed = FALSE;
@@ -281,7 +288,7 @@ clean_up(Guard *guard)
 {
     guint64 start = vmb_units_monotonic();
     guint64 late = guard->begin_pending ? start + LATE_NS : start;
-    gboolean job_done = guard->done, last = !guard->begin_pending;
+    gboolean job_done = guard->done, last = !guard->freeze_pending;
     if (!guard->done)
         report(LOG_WARNING, "domain '%s': vmbackup died during its backup",
                vmb_domain_name(guard->domain));
@@ -296,7 +303,7 @@ clean_up(Guard *guard)
             return;
         last = job_done;
         pause_between(guard);
-        if (guard->begin_pending)
+        if (guard->freeze_pending)
             start_releasing(guard);
     }
 }

@@ -209,6 +209,18 @@ vmb_guard_start(const VmbGuardSpec *spec, GError **error)
     return NULL;
 }
 
+void
+vmb_guard_beginning(VmbGuard *guard)
+{
+    say(guard, VMB_GUARD_BEGINNING);
+}
+
+void
+vmb_guard_begun(VmbGuard *guard)
+{
+    say(guard, VMB_GUARD_BEGUN);
+}
+
 gboolean
 vmb_guard_freezing(VmbGuard *guard, GError **error)
 {

@@ -19,10 +19,15 @@ typedef struct VmbGuard VmbGuard;
  * waits until it has connected to libvirt. It stays our child and is never a zombie.
  * Errors: VMB_ERROR_FAILED: no backup without a guard. */
 VmbGuard *vmb_guard_start(const VmbGuardSpec *spec, GError **error);
+/* From here to vmb_guard_begun() a program that dies may leave a job that has yet to begin: the guard
+ * waits for it. Both do nothing if the guard has died. */
+void vmb_guard_beginning(VmbGuard *guard);
+/* The job has begun or failed to. */
+void vmb_guard_begun(VmbGuard *guard);
 /* Tells the guard, and waits for its acknowledgement, that the freeze is about to be asked for: the
  * budget runs. */
 gboolean vmb_guard_freezing(VmbGuard *guard, GError **error);
-/* The guest is released, and the job has begun or failed to. */
+/* The guest is released, and no freeze of ours is under way. */
 gboolean vmb_guard_thawed(VmbGuard *guard, GError **error);
 /* TRUE once the guard has thawed on its own (the budget ran out). */
 gboolean vmb_guard_fired(VmbGuard *guard);

@@ -335,6 +335,7 @@ vmb_quiesce_enter(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
 {
     g_return_val_if_fail(!quiesce->entered, FALSE);
     quiesce->entered = TRUE;
+    vmb_guard_beginning(quiesce->guard);
     if (enter(quiesce, reasons, error))
         return TRUE;
     vmb_quiesce_leave(quiesce, reasons, NULL);
@@ -389,6 +390,7 @@ vmb_quiesce_leave(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
     if (!quiesce->entered || quiesce->left)
         return TRUE;
     quiesce->left = TRUE;
+    vmb_guard_begun(quiesce->guard);
     if (quiesce->held == FROZEN || quiesce->held == PAUSED)
         ok = leave_held(quiesce, reasons, error);
     else if (!quiesce->unanswered)
