@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Step 5 to 7 of a backup: scratch, journal, guard, freeze, job, thaw. */
 #include "job/backup-run.h"
+#include "job/scratch-place.h"
 #include "repo/journal.h"
 #include "util/error.h"
 #include "util/fault.h"
@@ -52,7 +53,21 @@ write_journal(VmbBackupRun *run, GError **error)
     if (!vmb_journal_write(vmb_repo_domain_fd(run->repo_domain), &journal, error))
         return FALSE;
     run->journal_written = TRUE;
-    return vmb_fault_point("journal-written", error);
+    return TRUE;
+}
+
+static gboolean
+begin_journal(VmbBackupRun *run, GError **error)
+{
+    return write_journal(run, may_pause(run) && !run->was_paused, error) &&
+           vmb_fault_point("journal-written", error);
+}
+
+/* From here on a pause is somebody else's, which the next run must not end. */
+static gboolean
+note_resumed(VmbBackupRun *run, GError **error)
+{
+    return !may_pause(run) || run->was_paused || write_journal(run, FALSE, error);
 }
 
 static gboolean
@@ -91,6 +106,15 @@ is_still_paused(const VmbBackupRun *run)
 {
     VmbDomainState state;
     return run->was_paused && vmb_domain_state(run->domain, &state, NULL) && state.paused;
+}
+
+/* When in doubt, the lower one. */
+static VmbConsistency
+consistency_unquiesced(const VmbBackupRun *run)
+{
+    VmbDomainState state;
+    gboolean paused = run->was_paused && vmb_domain_state(run->domain, &state, NULL) && state.paused;
+    return paused ? VMB_CONSISTENCY_PAUSED : VMB_CONSISTENCY_CRASH;
 }
 
 static void
@@ -167,19 +191,33 @@ check_disks_unchanged(VmbBackupRun *run, GError **error)
     return TRUE;
 }
 
+/* What QEMU cannot reach is better said now than by QEMU while the guest is frozen. */
+static gboolean
+check_places(const VmbBackupRun *run, GError **error)
+{
+    const VmbDomainInfo *info = run->info;
+    const char *places[] = {run->scratch->dir, run->scratch->run_dir};
+    for (gsize i = 0; i < G_N_ELEMENTS(places); i++)
+        if (!vmb_scratch_place_outside(places[i], run->options->repository, error) ||
+            (geteuid() == 0 && info->qemu_uid != G_MAXUINT64 &&
+             !vmb_scratch_place_passable(places[i], info->qemu_uid, info->qemu_gid, error)))
+            return FALSE;
+    return TRUE;
+}
+
 gboolean
 vmb_backup_start_job(VmbBackupRun *run, GError **error)
 {
     vmb_progress_phase(run->progress, "starting the job");
     run->scratch = vmb_scratch_new(run->options->scratch_dir, run->nonce, run->plan, error);
-    if (run->scratch == NULL ||
+    if (run->scratch == NULL || !check_places(run, error) ||
         !vmb_scratch_check_space(run->scratch, run->plan, run->result->domain, run->reasons,
                                  error) ||
         !look_again(run, error) || !write_journal(run, error) ||
         !vmb_scratch_create(run->scratch, run->plan, run->info, error) ||
         !start_guard(run, error))
         return FALSE;
-    if (!begin_job(run, error))
+    if (!begin_job(run, error) || !note_resumed(run, error))
         return FALSE;
     run->watch = vmb_scratch_watch_start(run->scratch, run->domain, run->stop);
     return check_disks_unchanged(run, error);

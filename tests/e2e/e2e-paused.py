@@ -86,5 +86,19 @@ def test_killed_in_the_begin_of_a_guest_that_is_not_frozen(t):
     repo.plain(t, "full")
 
 
+@tap.test
+def test_scratch_where_it_must_not_be(t):
+    bench, repo = setup(t)
+    closed = bench.host.directory("closed", 0o700)
+    before = sorted(os.listdir(repo.path))
+    for place, status, text in ((os.path.join(repo.path, "scratch"), 2, "in the repository"),
+                                (os.path.join(closed, "scratch"), 1, "cannot pass through")):
+        result = repo.run("--scratch-dir", place).expect(status)
+        t.contains(result.err, text)
+        t.ok(not os.path.exists(place), "nothing was made there")
+    t.equal(sorted(os.listdir(repo.path)), before)
+    repo.assert_released(t)
+
+
 if __name__ == "__main__":
     tap.main()

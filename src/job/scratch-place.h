@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Whether a directory may and can hold what QEMU must reach. */
+#pragma once
+#include <glib.h>
+
+/* Refuses (VMB_ERROR_USAGE) the absolute @path, which need not exist yet, if it lies in @repository,
+ * whatever symbolic links lead there: QEMU never gets a path inside the repository. */
+gboolean vmb_scratch_place_outside(const char *path, const char *repository, GError **error);
+
+/* Refuses (VMB_ERROR_FAILED) @path if a directory on the way to it lets neither @uid nor @gid pass through,
+ * and names that directory. Only those that exist are looked at, and one with an access control list
+ * counts as open: QEMU's own attempt tells then. */
+gboolean vmb_scratch_place_passable(const char *path, guint64 uid, guint64 gid, GError **error);
