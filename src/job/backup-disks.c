@@ -4,6 +4,7 @@
 #include "job/chain-files.h"
 #include "job/disk-backup.h"
 #include "job/save-config.h"
+#include "repo/layout.h"
 #include "util/error.h"
 #include "util/units.h"
 
@@ -26,8 +27,8 @@ describe(const VmbBackupRun *run, const VmbPlanDisk *plan)
     disk->checkpoint = info->bitmaps ? g_strdup(run->checkpoint) : NULL;
     g_clear_pointer(&disk->layers, g_ptr_array_unref);
     disk->layers = g_ptr_array_ref(plan->layers);
-    disk->image = g_strconcat(info->target, ".qcow2", NULL);
-    disk->digests = g_strconcat(info->target, ".digests", NULL);
+    disk->image = vmb_layout_image(info->target);
+    disk->digests = vmb_layout_digests(info->target);
     return disk;
 }
 
@@ -63,7 +64,7 @@ read_disk(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *base,
         if (parent == NULL)
             return FALSE;
         context = g_strdup_printf("qemu:dirty-bitmap:backup-%s", plan->info->target);
-        backing = g_strdup_printf("../%s/%s", plan->parent->id, plan->parent_disk->image);
+        backing = vmb_layout_backing_file(plan->parent->id, plan->parent_disk->image);
         backup.dirty_context = context;
         backup.parent = vmb_chain_files_chain(parent);
         backup.parent_size = plan->parent_disk->size;

@@ -4,6 +4,7 @@
 #include "job/reconcile.h"
 #include "job/save-config.h"
 #include "repo/journal.h"
+#include "repo/layout.h"
 #include "util/error.h"
 #include "util/fault.h"
 #include "util/log.h"
@@ -80,10 +81,24 @@ vmb_backup_run_clear(VmbBackupRun *run)
 
 /* ---- steps 1 to 3 ---- */
 
+/* A domain that is off is an error. */
+static gboolean
+look_at_state(VmbBackupRun *run, GError **error)
+{
+    VmbDomainState state;
+    if (!vmb_domain_state(run->domain, &state, error))
+        return FALSE;
+    run->was_paused = state.paused;
+    return state.active ||
+           vmb_error_set(error, VMB_ERROR_DOMAIN,
+                         "domain %s is shut off, and only running domains can be backed up; "
+                         "nothing was changed. Start it (`virsh start %s`) and run the backup "
+                         "again", run->result->domain, run->result->domain);
+}
+
 static gboolean
 find_domain(VmbBackupRun *run, const char *name, GError **error)
 {
-    VmbDomainState state;
     run->repository = vmb_repository_open(run->options->repository, error);
     if (run->repository == NULL || !vmb_repository_check_writable(run->repository, error))
         return FALSE;
@@ -91,18 +106,12 @@ find_domain(VmbBackupRun *run, const char *name, GError **error)
     if (run->connection == NULL)
         return FALSE;
     run->domain = vmb_domain_lookup(run->connection, name, error);
-    if (run->domain == NULL || !vmb_domain_state(run->domain, &state, error))
+    if (run->domain == NULL)
         return FALSE;
     g_free(run->result->domain);
     run->result->domain = g_strdup(vmb_domain_name(run->domain));
     run->result->uuid = g_strdup(vmb_domain_uuid(run->domain));
-    run->was_paused = state.paused;
-    if (!state.active)
-        return vmb_error_set(error, VMB_ERROR_DOMAIN,
-                             "domain %s is shut off, and only running domains can be backed up; "
-                             "nothing was changed. Start it (`virsh start %s`) and run the backup "
-                             "again", run->result->domain, run->result->domain);
-    return TRUE;
+    return look_at_state(run, error);
 }
 
 static gboolean
@@ -118,7 +127,7 @@ take_locks(VmbBackupRun *run, GError **error)
     run->repo_domain = vmb_repo_domain_open(run->repository, run->result->uuid, TRUE, error);
     if (run->repo_domain == NULL)
         return FALSE;
-    run->lock = vmb_lock_take(vmb_repo_domain_fd(run->repo_domain), "lock", TRUE,
+    run->lock = vmb_lock_take(vmb_repo_domain_fd(run->repo_domain), VMB_LAYOUT_LOCK, TRUE,
                               options->lock_wait_ns, part, run->stop, error);
     return run->lock != NULL && vmb_fault_point("backup-locked", error);
 }
@@ -133,7 +142,9 @@ reconcile(VmbBackupRun *run, GError **error)
         !vmb_reconcile(run->repo_domain, run->domain, run->points, run->reasons, &run->stale,
                        error))
         return FALSE;
-    if (!vmb_domain_active_job(run->domain, NULL, &ours, &what, error))
+    /* Only now: the run that died may have been what paused it. */
+    if (!look_at_state(run, error) ||
+        !vmb_domain_active_job(run->domain, NULL, &ours, &what, error))
         return FALSE;
     if (what != NULL)
         return vmb_error_set(error, VMB_ERROR_LOCKED,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The files behind a disk of a point, opened by the manifests and checked against them. */
 #include "job/chain-files.h"
+#include "repo/layout.h"
 #include "util/error.h"
 #include "util/text.h"
 #include "util/units.h"
@@ -69,7 +70,7 @@ backing_agrees(const char *backing, const VmbManifestDisk *disk, const VmbChainL
 {
     if (disk->parent == NULL || backing == NULL)
         return disk->parent == NULL && backing == NULL;
-    g_autofree char *directory = g_strdup_printf("../%s/", disk->parent);
+    g_autofree char *directory = vmb_layout_backing_file(disk->parent, "");
     if (!g_str_has_prefix(backing, directory))
         return FALSE;
     const char *file = backing + strlen(directory);

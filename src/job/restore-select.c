@@ -3,6 +3,7 @@
 #include "job/chain-read.h"
 #include "job/restore-run.h"
 #include "repo/lock.h"
+#include "repo/layout.h"
 #include "util/error.h"
 #include "virt/restore-xml.h"
 
@@ -48,7 +49,7 @@ lock_links(VmbRestoreRun *run, const GArray *links, GError **error)
         VmbPoint *point = g_array_index(links, VmbChainLink, i).point;
         g_auto(VmbFd) dir = vmb_point_open_dir(point, error);
         VmbLock *lock = dir < 0 ? NULL
-                                : vmb_lock_take(dir, "lock", FALSE, 0, point->id,
+                                : vmb_lock_take(dir, VMB_LAYOUT_LOCK, FALSE, 0, point->id,
                                                 run->options->cancel, error);
         if (lock == NULL)
             return FALSE;

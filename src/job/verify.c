@@ -4,6 +4,7 @@
 #include "job/verify-disk.h"
 #include "repo/lock.h"
 #include "repo/state.h"
+#include "repo/layout.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/units.h"
@@ -100,7 +101,7 @@ verify_point(gpointer data, gpointer user)
         g_auto(VmbFd) dir = vmb_point_open_dir(item->point, &result->error);
         g_autoptr(VmbLock) lock =
             dir < 0 ? NULL
-                    : vmb_lock_take(dir, "lock", FALSE, 0, item->point->id,
+                    : vmb_lock_take(dir, VMB_LAYOUT_LOCK, FALSE, 0, item->point->id,
                                     verify->options->cancel, &result->error);
         if (lock != NULL)
             verify_locked(verify, item, result);
