@@ -35,8 +35,9 @@ look_again(VmbBackupRun *run, GError **error)
     return TRUE;
 }
 
+/* @pausing: if this run dies and the domain is found paused, then this run has done it. */
 static gboolean
-write_journal(VmbBackupRun *run, GError **error)
+write_journal(VmbBackupRun *run, gboolean pausing, GError **error)
 {
     VmbJournal journal = {.nonce = run->nonce,
                           .uri = (char *)vmb_connection_uri(run->connection),
@@ -45,7 +46,7 @@ write_journal(VmbBackupRun *run, GError **error)
                           .run_dir = run->scratch->run_dir,
                           .scratch_dir = run->scratch->dir,
                           .may_freeze = may_freeze(run),
-                          .may_pause = may_pause(run) && !run->was_paused,
+                          .may_pause = pausing,
                           .time_ns = vmb_units_now(),
                           .pid = getpid(),
                           .point = run->manifest->id,
@@ -106,15 +107,6 @@ is_still_paused(const VmbBackupRun *run)
 {
     VmbDomainState state;
     return run->was_paused && vmb_domain_state(run->domain, &state, NULL) && state.paused;
-}
-
-/* When in doubt, the lower one. */
-static VmbConsistency
-consistency_unquiesced(const VmbBackupRun *run)
-{
-    VmbDomainState state;
-    gboolean paused = run->was_paused && vmb_domain_state(run->domain, &state, NULL) && state.paused;
-    return paused ? VMB_CONSISTENCY_PAUSED : VMB_CONSISTENCY_CRASH;
 }
 
 static void
@@ -213,7 +205,7 @@ vmb_backup_start_job(VmbBackupRun *run, GError **error)
     if (run->scratch == NULL || !check_places(run, error) ||
         !vmb_scratch_check_space(run->scratch, run->plan, run->result->domain, run->reasons,
                                  error) ||
-        !look_again(run, error) || !write_journal(run, error) ||
+        !look_again(run, error) || !begin_journal(run, error) ||
         !vmb_scratch_create(run->scratch, run->plan, run->info, error) ||
         !start_guard(run, error))
         return FALSE;

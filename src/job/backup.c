@@ -81,24 +81,10 @@ vmb_backup_run_clear(VmbBackupRun *run)
 
 /* ---- steps 1 to 3 ---- */
 
-/* A domain that is off is an error. */
-static gboolean
-look_at_state(VmbBackupRun *run, GError **error)
-{
-    VmbDomainState state;
-    if (!vmb_domain_state(run->domain, &state, error))
-        return FALSE;
-    run->was_paused = state.paused;
-    return state.active ||
-           vmb_error_set(error, VMB_ERROR_DOMAIN,
-                         "domain %s is shut off, and only running domains can be backed up; "
-                         "nothing was changed. Start it (`virsh start %s`) and run the backup "
-                         "again", run->result->domain, run->result->domain);
-}
-
 static gboolean
 find_domain(VmbBackupRun *run, const char *name, GError **error)
 {
+    VmbDomainState state;
     run->repository = vmb_repository_open(run->options->repository, error);
     if (run->repository == NULL || !vmb_repository_check_writable(run->repository, error))
         return FALSE;
@@ -106,12 +92,18 @@ find_domain(VmbBackupRun *run, const char *name, GError **error)
     if (run->connection == NULL)
         return FALSE;
     run->domain = vmb_domain_lookup(run->connection, name, error);
-    if (run->domain == NULL)
+    if (run->domain == NULL || !vmb_domain_state(run->domain, &state, error))
         return FALSE;
     g_free(run->result->domain);
     run->result->domain = g_strdup(vmb_domain_name(run->domain));
     run->result->uuid = g_strdup(vmb_domain_uuid(run->domain));
-    return look_at_state(run, error);
+    run->was_paused = state.paused;
+    if (!state.active)
+        return vmb_error_set(error, VMB_ERROR_DOMAIN,
+                             "domain %s is shut off, and only running domains can be backed up; "
+                             "nothing was changed. Start it (`virsh start %s`) and run the backup "
+                             "again", run->result->domain, run->result->domain);
+    return TRUE;
 }
 
 static gboolean
@@ -142,9 +134,7 @@ reconcile(VmbBackupRun *run, GError **error)
         !vmb_reconcile(run->repo_domain, run->domain, run->points, run->reasons, &run->stale,
                        error))
         return FALSE;
-    /* Only now: the run that died may have been what paused it. */
-    if (!look_at_state(run, error) ||
-        !vmb_domain_active_job(run->domain, NULL, &ours, &what, error))
+    if (!vmb_domain_active_job(run->domain, NULL, &ours, &what, error))
         return FALSE;
     if (what != NULL)
         return vmb_error_set(error, VMB_ERROR_LOCKED,

@@ -50,11 +50,18 @@ release_guest(VmbDomain *domain, const VmbJournal *journal, GPtrArray *reasons)
     const char *name = vmb_domain_name(domain);
     if (!vmb_domain_state(domain, &state, NULL) || !state.active)
         return;
-    if (state.paused && (journal->may_pause || state.io_error) &&
-        !vmb_domain_resume(domain, &error))
-        vmb_reason_add(reasons, VMB_REASON_LEFTOVERS_KEPT, NULL,
-                       "%s: could not be resumed after a backup that died: %s", name,
-                       error->message);
+    if (state.paused && (journal->may_pause || state.io_error)) {
+        if (vmb_domain_resume(domain, &error)) {
+            state.paused = FALSE;
+            vmb_reason_add(reasons, VMB_REASON_LEFTOVERS_REMOVED, NULL,
+                           "%s: the guest was still paused by a backup that died; it is resumed",
+                           name);
+        } else {
+            vmb_reason_add(reasons, VMB_REASON_LEFTOVERS_KEPT, NULL,
+                           "%s: could not be resumed after a backup that died: %s", name,
+                           error->message);
+        }
+    }
     g_clear_error(&error);
     if (journal->may_freeze && !state.paused &&
         !vmb_quiesce_thaw_leftover(domain, THAW_TIMEOUT_S, &frozen, &error))
