@@ -20,6 +20,7 @@ digest_header(int fd, guint64 size)
     return g_compute_checksum_for_data(G_CHECKSUM_SHA256, header, length);
 }
 
+/* What cannot be looked at, as it is behind the network (@path NULL) or not readable, gets zeroes. */
 static VmbSourceLayer *
 look_at(const char *path, const char *format)
 {
@@ -27,6 +28,8 @@ look_at(const char *path, const char *format)
     struct stat st;
     layer->path = g_strdup(path);
     layer->format = g_strdup(format);
+    if (path == NULL)
+        return layer;
     g_auto(VmbFd) fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 || fstat(fd, &st) < 0) {
         vmb_debug("cannot look at %s: %s", path, g_strerror(errno));
@@ -47,8 +50,7 @@ vmb_source_layers(const VmbDiskInfo *disk)
         g_ptr_array_new_with_free_func((GDestroyNotify)vmb_source_layer_free);
     for (guint i = 0; i < disk->layers->len; i++) {
         const VmbDiskLayer *layer = disk->layers->pdata[i];
-        if (layer->path != NULL)
-            g_ptr_array_add(layers, look_at(layer->path, layer->format));
+        g_ptr_array_add(layers, look_at(layer->path, layer->format));
         if (layer->data_file != NULL)
             g_ptr_array_add(layers, look_at(layer->data_file, "raw"));
     }
@@ -67,10 +69,12 @@ vmb_source_layers_same_active(const GPtrArray *before, const GPtrArray *now)
            (a->device == b->device || g_strcmp0(a->path, b->path) == 0);
 }
 
+/* Without the digest of its header nobody knows whether a layer changed; block devices have none, for what
+ * is written to them leaves no trace in their node. */
 static gboolean
 same_unchanged(const VmbSourceLayer *a, const VmbSourceLayer *b)
 {
-    return g_strcmp0(a->path, b->path) == 0 && a->inode == b->inode && a->size == b->size &&
+    return a->header_digest != NULL && g_strcmp0(a->path, b->path) == 0 && a->inode == b->inode && a->size == b->size &&
            a->mtime_ns == b->mtime_ns && g_strcmp0(a->format, b->format) == 0 &&
            g_strcmp0(a->header_digest, b->header_digest) == 0;
 }

@@ -4,11 +4,12 @@
 #include "repo/manifest.h"
 #include "virt/domain.h"
 
-/* A GPtrArray of VmbSourceLayer for all layers of @disk that are local files or block devices, the
- * active one first. A layer that cannot be looked at keeps its path and zeroes, with a debug line. */
+/* A GPtrArray of VmbSourceLayer for all layers of @disk, the active one first, each followed by its
+ * external data file. A layer that cannot be looked at, or is behind the network, has zeroes. */
 GPtrArray *vmb_source_layers(const VmbDiskInfo *disk);
 
 /* TRUE if the active layer is the same file in both. */
 gboolean vmb_source_layers_same_active(const GPtrArray *before, const GPtrArray *now);
-/* TRUE if all layers below the active one are the same and unchanged. */
+/* TRUE if all layers below the active one are known to be the same and unchanged, which can be known of
+ * regular files only. */
 gboolean vmb_source_layers_same_below(const GPtrArray *before, const GPtrArray *now);
