@@ -188,13 +188,11 @@ static gboolean
 check_places(const VmbBackupRun *run, GError **error)
 {
     const VmbDomainInfo *info = run->info;
-    const char *places[] = {run->scratch->dir, run->scratch->run_dir};
-    for (gsize i = 0; i < G_N_ELEMENTS(places); i++)
-        if (!vmb_scratch_place_outside(places[i], run->options->repository, error) ||
-            (geteuid() == 0 && info->qemu_uid != G_MAXUINT64 &&
-             !vmb_scratch_place_passable(places[i], info->qemu_uid, info->qemu_gid, error)))
-            return FALSE;
-    return TRUE;
+    const char *repository = run->options->repository;
+    return vmb_scratch_place_check(run->scratch->dir, repository, info->qemu_uid, info->qemu_gid,
+                                   error) &&
+           vmb_scratch_place_check(run->scratch->run_dir, repository, info->qemu_uid,
+                                   info->qemu_gid, error);
 }
 
 gboolean

@@ -2,6 +2,7 @@
 /* The story of a check-up: can each domain, disk by disk, be backed up incrementally? */
 #include "job/doctor.h"
 #include "job/plan.h"
+#include "job/scratch-place.h"
 #include "job/scratch-space.h"
 #include "job/scratch.h"
 #include "repo/journal.h"
@@ -117,6 +118,24 @@ check_security(Doctor *doctor, const VmbDomainInfo *info)
 }
 
 /* ---- one domain ---- */
+
+/* What a backup would refuse before it begins. */
+static void
+check_places(Doctor *doctor, const VmbDomainInfo *info)
+{
+    g_autoptr(GError) error = NULL;
+    const VmbDoctorOptions *options = doctor->options;
+    g_autofree char *scratch = options->scratch_dir != NULL
+                                   ? g_canonicalize_filename(options->scratch_dir, NULL)
+                                   : vmb_scratch_default_dir();
+    g_autofree char *run = vmb_run_dir(NULL);
+    if (vmb_scratch_place_check(scratch, options->repository, info->qemu_uid, info->qemu_gid,
+                                &error) &&
+        (run == NULL || vmb_scratch_place_check(run, options->repository, info->qemu_uid,
+                                                info->qemu_gid, &error)))
+        return;
+    say(doctor, VMB_DOCTOR_PROBLEM, NULL, "scratch", "%s", error->message);
+}
 
 static void
 check_agent(Doctor *doctor, const VmbDomainInfo *info)
@@ -275,6 +294,7 @@ check_domain(Doctor *doctor)
     else
         say(doctor, VMB_DOCTOR_NOTE, NULL, "agent", "the domain is paused; the agent is not asked");
     check_disks(doctor, info, points);
+    check_places(doctor, info);
     check_security(doctor, info);
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 
 /* The real path of the deepest directory on the way to @path that exists. Free with free(). */
 static char *
@@ -72,4 +73,13 @@ vmb_scratch_place_passable(const char *path, guint64 uid, guint64 gid, GError **
         part = up;
     }
     return TRUE;
+}
+
+gboolean
+vmb_scratch_place_check(const char *path, const char *repository, guint64 uid, guint64 gid,
+                        GError **error)
+{
+    gboolean known = geteuid() == 0 && uid != G_MAXUINT64;
+    return (repository == NULL || vmb_scratch_place_outside(path, repository, error)) &&
+           (!known || vmb_scratch_place_passable(path, uid, gid, error));
 }

@@ -11,3 +11,8 @@ gboolean vmb_scratch_place_outside(const char *path, const char *repository, GEr
  * and names that directory. Only those that exist are looked at, and one with an access control list
  * counts as open: QEMU's own attempt tells then. */
 gboolean vmb_scratch_place_passable(const char *path, guint64 uid, guint64 gid, GError **error);
+
+/* Both. @repository: NULL if none is known. @uid, @gid: of QEMU, which only root can tell from its own;
+ * G_MAXUINT64: unknown. */
+gboolean vmb_scratch_place_check(const char *path, const char *repository, guint64 uid, guint64 gid,
+                                 GError **error);

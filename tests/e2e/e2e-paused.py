@@ -96,6 +96,7 @@ def test_scratch_where_it_must_not_be(t):
         result = repo.run("--scratch-dir", place).expect(status)
         t.contains(result.err, text)
         t.ok(not os.path.exists(place), "nothing was made there")
+        t.contains(repo.tool.run("doctor", bench.guest.name, "--scratch-dir", place).out, text)
     t.equal(sorted(os.listdir(repo.path)), before)
     repo.assert_released(t)
 
