@@ -20,7 +20,7 @@ digest_header(int fd, guint64 size)
     return g_compute_checksum_for_data(G_CHECKSUM_SHA256, header, length);
 }
 
-/* What cannot be looked at, as it is behind the network (@path NULL) or not readable, gets zeroes. */
+/* What cannot be looked at, as it is behind the network (@path NULL) or unreadable, gets zeroes. */
 static VmbSourceLayer *
 look_at(const char *path, const char *format)
 {
@@ -69,13 +69,13 @@ vmb_source_layers_same_active(const GPtrArray *before, const GPtrArray *now)
            (a->device == b->device || g_strcmp0(a->path, b->path) == 0);
 }
 
-/* Without the digest of its header nobody knows whether a layer changed; block devices have none, for what
- * is written to them leaves no trace in their node. */
+/* Without the digest of its header nobody knows whether a layer changed; block devices have none,
+ * for what is written to them leaves no trace in their node. */
 static gboolean
 same_unchanged(const VmbSourceLayer *a, const VmbSourceLayer *b)
 {
-    return a->header_digest != NULL && g_strcmp0(a->path, b->path) == 0 && a->inode == b->inode && a->size == b->size &&
-           a->mtime_ns == b->mtime_ns && g_strcmp0(a->format, b->format) == 0 &&
+    return a->header_digest != NULL && g_strcmp0(a->path, b->path) == 0 &&
+           a->inode == b->inode && a->size == b->size && a->mtime_ns == b->mtime_ns && g_strcmp0(a->format, b->format) == 0 &&
            g_strcmp0(a->header_digest, b->header_digest) == 0;
 }
 

@@ -10,6 +10,6 @@ GPtrArray *vmb_source_layers(const VmbDiskInfo *disk);
 
 /* TRUE if the active layer is the same file in both. */
 gboolean vmb_source_layers_same_active(const GPtrArray *before, const GPtrArray *now);
-/* TRUE if all layers below the active one are known to be the same and unchanged, which can be known of
- * regular files only. */
+/* TRUE if all layers below the active one are known to be the same and unchanged, which can be known
+ * of regular files only. */
 gboolean vmb_source_layers_same_below(const GPtrArray *before, const GPtrArray *now);

@@ -24,8 +24,8 @@ static const struct {
     [VMB_REASON_SOURCE_CHANGED] = {"source-changed", TRUE,
         "The disk's image is not the one that the newest point was read from."},
     [VMB_REASON_LAYER_CHANGED] = {"layer-changed", TRUE,
-        "A layer below the active image changed, or nobody can tell; the bitmap sees only the active "
-        "layer."},
+        "A layer below the active image changed, or nobody can tell; the bitmap sees only the "
+        "active layer."},
     [VMB_REASON_PARENT_DAMAGED] = {"parent-damaged", TRUE,
         "The newest point's image or digests cannot be read, so nothing can build on them."},
     [VMB_REASON_CHAIN_LIMIT] = {"chain-limit", FALSE,
