@@ -239,6 +239,7 @@ class World:
         flags = self.rng.choice([0, libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY])
         try:
             self.lab.guest.dom.checkpointLookupByName(name).delete(flags)
+            self.lab.lost.add(name)
         except libvirt.libvirtError as error:
             # Where bitmaps are lost, or a disk is away.
             self.say("libvirt refuses: %s", error)

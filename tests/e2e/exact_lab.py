@@ -58,7 +58,7 @@ class Lab:
     start    True: started, paused
     Attributes: volumes {target: Volume} of the disks that the domain has now; points: [(id, {target:
     (snapshot, size)})] of all points so far; last: `show --json` of the newest one; foreign: names of
-    checkpoints that others made.
+    checkpoints that others made; lost: of ours that others deleted.
     """
 
     def __init__(self, t, disks, start=True, **guest):
@@ -73,7 +73,7 @@ class Lab:
         self.repo = self.host.path(self.directory, "repo")
         self.tool = Tool(t, repo=self.repo, host=self.host,
                          env={"VMBACKUP_TEST_RUN_DIR": self.host.directory("vmbrun", 0o711)})
-        self.points, self.last, self.foreign = [], None, []
+        self.points, self.last, self.foreign, self.lost = [], None, [], set()
         self._newest = {}
         self._pending = {}
         self.guest = Guest(self.host, self.name, disks=disks, **guest)
@@ -263,7 +263,7 @@ class Lab:
     def checkpoints_needed(self):
         """The checkpoint of the newest point of each disk that the domain has, and those of others."""
         newest = (self._newest.get(volume.id) for volume in self.volumes.values())
-        return sorted({name for name in newest if name} | set(self.foreign))
+        return sorted(({name for name in newest if name} - self.lost) | set(self.foreign))
 
     # What must hold
 
