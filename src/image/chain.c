@@ -204,6 +204,7 @@ fill_window(VmbChain *chain, guint64 index, gboolean digests, const VmbChainWind
         if (!add_layer(chain, i, index, limit, digests, error))
             return FALSE;
     }
+    chain->window.empty = !chain->window_used;
     *window = &chain->window;
     return TRUE;
 }

@@ -25,6 +25,7 @@ typedef struct {
     guint64 offset;  /* bytes */
     guint n_blocks;  /* inside the disk */
     VmbBlock *blocks;/* kind (ABSENT: in no layer), layer, host_offset, stored_length, digest, check */
+    gboolean empty;  /* no layer has anything here: all are ABSENT */
 } VmbChainWindow;
 
 /* Fills @window for @index; indexes must ascend over the calls (digest cursors only go forward).

@@ -239,19 +239,20 @@ blocks_of_window(const Disk *disk, guint64 offset)
 }
 
 static gboolean
-plan_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions,
+plan_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, gboolean *any,
             guint64 *contradicted, GError **error)
 {
     const VmbChainWindow *parent = NULL;
-    const VmbChainWindow beyond = {offset, 0, NULL};
+    const VmbChainWindow beyond = {.offset = offset, .empty = TRUE};
     if (is_incremental(disk)) {
         parent = &beyond;
         if (offset < disk->backup->parent_size &&
             !vmb_chain_map(disk->backup->parent, offset / VMB_QCOW2_L2_SPAN, &parent, error))
             return FALSE;
     }
-    vmb_disk_backup_plan(offset, blocks_of_window(disk, offset), disk->size, extents,
-                         disk->dirty_from, disk->suspect_from, parent, actions, contradicted);
+    *any = vmb_disk_backup_plan(offset, blocks_of_window(disk, offset), disk->size, extents,
+                                disk->dirty_from, disk->suspect_from, parent, actions,
+                                contradicted);
     return TRUE;
 }
 
@@ -259,8 +260,11 @@ static gboolean
 do_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, GError **error)
 {
     guint n_blocks = blocks_of_window(disk, offset);
-    if (!plan_window(disk, offset, extents, actions, &disk->contradicted, error))
+    gboolean any;
+    if (!plan_window(disk, offset, extents, actions, &any, &disk->contradicted, error))
         return FALSE;
+    if (!any)
+        return act(disk, offset, (guint64)n_blocks * VMB_BLOCK_SIZE, VMB_ACTION_SKIP, error);
     for (guint first = 0, end; first < n_blocks; first = end) {
         for (end = first + 1; end < n_blocks && actions[end] == actions[first];)
             end++;
@@ -318,7 +322,8 @@ static gboolean
 survey_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, GError **error)
 {
     guint64 contradicted = 0;
-    if (!plan_window(disk, offset, extents, actions, &contradicted, error))
+    gboolean any;
+    if (!plan_window(disk, offset, extents, actions, &any, &contradicted, error))
         return FALSE;
     vmb_disk_backup_survey(offset, blocks_of_window(disk, offset),
                            MIN(disk->size, disk->dirty_from), extents, disk->backup->unit,

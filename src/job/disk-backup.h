@@ -33,11 +33,13 @@ gboolean vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *disk, gui
 /* What to do with each block of a window; pure, for tests. @actions: @n_blocks bytes. @extents: the
  * merged extents of [offset, offset + n_blocks * 64 KiB), clamped to the disk. From @dirty_from on
  * everything counts as dirty; from @suspect_from on what is clean and not zero is read as well.
- * @parent: the same window of the parent, or NULL for a full. */
+ * @parent: the same window of the parent, or NULL for a full. Returns FALSE if it is plain at once that
+ * all are to be skipped. */
 typedef enum { VMB_ACTION_SKIP, VMB_ACTION_ZERO, VMB_ACTION_READ } VmbAction;
-void vmb_disk_backup_plan(guint64 offset, guint n_blocks, guint64 size, const GArray *extents,
-                          guint64 dirty_from, guint64 suspect_from, const VmbChainWindow *parent,
-                          guint8 *actions, guint64 *contradicted_blocks);
+gboolean vmb_disk_backup_plan(guint64 offset, guint n_blocks, guint64 size, const GArray *extents,
+                              guint64 dirty_from, guint64 suspect_from,
+                              const VmbChainWindow *parent, guint8 *actions,
+                              guint64 *contradicted_blocks);
 
 /* Finds where clean blocks may have changed without a sign. Shrinking forgets the dirty bits behind the
  * new end but keeps the bytes up to the end of its cluster, and growing again zeroes these where a

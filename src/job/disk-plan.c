@@ -75,11 +75,33 @@ join_zeroes(const GArray *extents)
     return joined;
 }
 
-void
+/* Most windows of a large disk are one extent in which nothing has happened. */
+static gboolean
+is_idle(guint64 offset, guint64 end, const GArray *extents, guint64 dirty_from,
+        guint64 suspect_from, const VmbChainWindow *parent)
+{
+    if (extents->len != 1)
+        return FALSE;
+    const VmbNbdExtent *extent = &g_array_index(extents, VmbNbdExtent, 0);
+    if (extent->offset > offset || extent->offset + extent->length < end)
+        return FALSE;
+    if (parent == NULL)
+        return extent->zero;
+    if (extent->dirty || end > dirty_from)
+        return FALSE;
+    return extent->zero ? parent->empty : end <= suspect_from;
+}
+
+gboolean
 vmb_disk_backup_plan(guint64 offset, guint n_blocks, guint64 size, const GArray *extents,
                      guint64 dirty_from, guint64 suspect_from, const VmbChainWindow *parent,
                      guint8 *actions, guint64 *contradicted_blocks)
 {
+    guint64 window_end = MIN(size, offset + (guint64)n_blocks * VMB_BLOCK_SIZE);
+    if (is_idle(offset, window_end, extents, dirty_from, suspect_from, parent)) {
+        memset(actions, VMB_ACTION_SKIP, n_blocks);
+        return FALSE;
+    }
     g_autoptr(GArray) zeroes = join_zeroes(extents);
     g_autofree guint8 *zero_marks = g_malloc(n_blocks);
     mark_extents(offset, n_blocks, size, extents, actions);
@@ -103,6 +125,7 @@ vmb_disk_backup_plan(guint64 offset, guint n_blocks, guint64 size, const GArray 
             *contradicted_blocks += zero && holds_data ? 1 : 0;
         }
     }
+    return TRUE;
 }
 
 void

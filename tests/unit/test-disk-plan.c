@@ -21,9 +21,9 @@ extents_of(const Model *model)
 {
     GArray *extents = g_array_new(FALSE, FALSE, sizeof(VmbNbdExtent));
     for (guint i = 0; i < model->n_units;) {
-        guint n = 1;
+        guint n = 1, limit = g_test_rand_bit() ? 300 : G_MAXUINT;
         while (i + n < model->n_units && model->dirty[i + n] == model->dirty[i] &&
-               model->zero[i + n] == model->zero[i] && n < 300)
+               model->zero[i + n] == model->zero[i] && n < limit)
             n++;
         VmbNbdExtent extent = {model->offset + (guint64)i * UNIT, (guint64)n * UNIT,
                                model->dirty[i], model->zero[i]};
@@ -58,9 +58,11 @@ expected(const Model *model, guint block, guint64 dirty_from, guint64 suspect_fr
 static void
 fill_runs(gboolean *values, guint n)
 {
+    guint longest = g_test_rand_int_range(0, 3) == 0 ? n + 1 : 4 * UNITS_PER_BLOCK;
     for (guint i = 0; i < n;) {
         gboolean value = g_test_rand_bit();
-        guint length = (guint)g_test_rand_int_range(1, 4 * UNITS_PER_BLOCK), end = MIN(n, i + length);
+        guint length = longest == n + 1 ? n : (guint)g_test_rand_int_range(1, (gint32)longest);
+        guint end = MIN(n, i + length);
         while (i < end)
             values[i++] = value;
     }
@@ -81,11 +83,14 @@ check_one(gboolean incremental)
     g_autoptr(GArray) extents = extents_of(&model);
     g_autofree VmbBlock *blocks = g_new0(VmbBlock, n_blocks);
     g_autofree guint8 *actions = g_malloc(n_blocks);
-    VmbChainWindow parent = {model.offset, (guint)g_test_rand_int_range(0, n_blocks + 1), blocks};
+    VmbChainWindow parent = {
+        .offset = model.offset, .n_blocks = (guint)g_test_rand_int_range(0, n_blocks + 1),
+        .blocks = blocks};
     guint64 contradicted = 0, expected_contradicted = 0;
     guint64 dirty_from = g_test_rand_bit() ? G_MAXUINT64 : model.offset + VMB_BLOCK_SIZE * 5;
     guint64 suspect_from = g_test_rand_bit() ? G_MAXUINT64 : model.offset + VMB_BLOCK_SIZE * 3;
-    for (guint b = 0; b < n_blocks; b++)
+    parent.empty = g_test_rand_bit();
+    for (guint b = 0; b < n_blocks && !parent.empty; b++)
         blocks[b].kind = (VmbBlockKind)g_test_rand_int_range(0, 4);
     vmb_disk_backup_plan(model.offset, n_blocks, model.size, extents, dirty_from,
                          suspect_from, incremental ? &parent : NULL, actions, &contradicted);
