@@ -75,7 +75,8 @@ static gboolean
 same_unchanged(const VmbSourceLayer *a, const VmbSourceLayer *b)
 {
     return a->header_digest != NULL && g_strcmp0(a->path, b->path) == 0 &&
-           a->inode == b->inode && a->size == b->size && a->mtime_ns == b->mtime_ns && g_strcmp0(a->format, b->format) == 0 &&
+           a->inode == b->inode && a->size == b->size && a->mtime_ns == b->mtime_ns &&
+           g_strcmp0(a->format, b->format) == 0 &&
            g_strcmp0(a->header_digest, b->header_digest) == 0;
 }
 
