@@ -18,9 +18,11 @@
 
 /* The target took nothing for so long: it is dead or hung. */
 #define TARGET_TIMEOUT_MS (60 * 1000)
-/* Extents are asked for by so many L2 spans at once (2 GiB): few round trips on a sparse disk, and
- * still a bounded reply on a fragmented one. */
-#define SPANS_PER_QUERY 4
+/* Extents are asked for by so many L2 spans at once, at most 3.5 GiB, which is one request: few round
+ * trips on a disk with few extents. Where they are many, the spans become fewer, because QEMU's main
+ * loop, and with it the guest, stands still while it collects them. */
+#define SPANS_PER_QUERY 7
+#define MANY_EXTENTS 512
 #define ZERO_RUNS_PER_DRAIN 1000
 
 typedef struct {
@@ -298,12 +300,12 @@ typedef gboolean (*WindowFunc)(Disk *disk, guint64 offset, const GArray *extents
 static gboolean
 each_window(Disk *disk, WindowFunc function, GError **error)
 {
-    guint spans = knob("VMBACKUP_TEST_NBD_SPANS", SPANS_PER_QUERY);
-    const guint64 query = MAX(spans, 1) * VMB_QCOW2_L2_SPAN;
+    const guint most = MAX(knob("VMBACKUP_TEST_NBD_SPANS", SPANS_PER_QUERY), 1);
     g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(VmbNbdExtent));
     g_autofree guint8 *actions = g_malloc(VMB_QCOW2_L2_ENTRIES);
-    for (guint64 start = 0; start < disk->size; start += query) {
-        guint64 stop = MIN(start + query, disk->size);
+    guint spans = 1;
+    for (guint64 start = 0, stop; start < disk->size; start = stop) {
+        stop = MIN(start + spans * VMB_QCOW2_L2_SPAN, disk->size);
         guint cursor = 0;
         if (!vmb_nbd_reader_extents(disk->reader, start, stop - start, extents, error))
             return FALSE;
@@ -313,6 +315,7 @@ each_window(Disk *disk, WindowFunc function, GError **error)
             if (!function(disk, offset, part, actions, error))
                 return FALSE;
         }
+        spans = extents->len < MANY_EXTENTS ? MIN(2 * spans, most) : MAX(spans / 2, 1);
     }
     return TRUE;
 }

@@ -7,8 +7,8 @@
 #include <errno.h>
 #include <string.h>
 
-/* Lengths of the protocol have 32 bits; a multiple of any block size below them. */
-#define ASK_MAX (1024u * 1024u * 1024u)
+/* Lengths of the protocol have 32 bits; 3.5 GiB is a multiple of any block size below them. */
+#define ASK_MAX (7u * 512u * 1024u * 1024u)
 #define FLAG_DIRTY 1u /* bit 0 of qemu:dirty-bitmap:NAME (QEMU, docs/interop/nbd.txt) */
 
 const char *
