@@ -262,6 +262,12 @@ def checkpoint_of(point, target):
     return next(d["checkpoint"] for d in point["manifest"]["disks"] if d["target"] == target)
 
 
+def swap_volumes(lab, first, second):
+    """The images have changed places between these disks."""
+    lab.volumes["vda"], lab.volumes["vdb"] = lab.volumes["vdb"], lab.volumes["vda"]
+    lab.volumes["vda"].disk, lab.volumes["vdb"].disk = first, second
+
+
 @tap.test
 def test_disks_swapped(t):
     """Targets stay, images change places, and nothing else tells them apart."""
@@ -272,7 +278,7 @@ def test_disks_swapped(t):
     lab.off()
     first, second = lab.guest.disks
     first.path, second.path = second.path, first.path
-    lab.volumes["vda"], lab.volumes["vdb"] = lab.volumes["vdb"], lab.volumes["vda"]
+    swap_volumes(lab, first, second)
     lab.host.conn.defineXML(lab.guest.xml())
     lab.on()
     lab.write("vda", 0, 4 * KIB, 0x71)
@@ -295,7 +301,7 @@ def test_disks_swapped_with_serials(t):
     first, second = lab.guest.disks
     first.path, second.path = second.path, first.path
     first.serial, second.serial = second.serial, first.serial
-    lab.volumes["vda"], lab.volumes["vdb"] = lab.volumes["vdb"], lab.volumes["vda"]
+    swap_volumes(lab, first, second)
     lab.host.conn.defineXML(lab.guest.xml())
     lab.on()
     lab.write("vda", 0, 4 * KIB, 0x71)
