@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -25,8 +26,8 @@ class Bench:
     """A running guest, directories for the program, and repositories with what they must hold.
 
     vda and vdb are written by the test alone, through their own devices, so that their content is
-    known at each instant while the guest runs. vdc is mounted in the guest, so that there is something
-    to freeze; runs leave it out.
+    known at each instant while the guest runs. vdc is mounted in the guest, so that there is
+    something to freeze; runs leave it out.
     """
 
     TARGETS = ("vda", "vdb")
@@ -107,7 +108,7 @@ class Bench:
                         if name.startswith("vmbackup-")]
 
     def wait_released(self, t, timeout=RESCUE):
-        """After a run has died: the guest runs and is thawed, and the job is gone, all by the guard."""
+        """After a run has died: the guest runs, thawed and without a job, all by the guard."""
         t.eventually(self.guest.is_running, timeout, "the guest runs")
         t.eventually(self.thawed, timeout, "the guest is thawed", 0.1)
         t.eventually(lambda: not self.job_active(), timeout, "the job has ended")
@@ -116,10 +117,18 @@ class Bench:
         """Until the guards have gone."""
         t.eventually(lambda: not self.guards(), timeout, "the guards have ended", 0.1)
 
-    def delete_checkpoints(self):
-        """For a next test, which has another repository."""
+    def fresh(self, t, name):
+        """A new repository that holds one full, on a guest without traces of earlier tests."""
+        self.wait_no_guard(t)
+        self.guest.resume()
+        t.eventually(self.thawed, RESCUE, "the guest is thawed", 0.1)
         for checkpoint in self.guest.dom.listAllCheckpoints(0):
             checkpoint.delete()
+        repository = self.repository(name, t)
+        self.write(t.random)
+        repository.plain(t, "full")
+        self.write(t.random)
+        return repository
 
 
 class Repository:
@@ -131,6 +140,36 @@ class Repository:
             "VMBACKUP_TEST_RUN_DIR": bench.run_dir, "VMBACKUP_TEST_GUARD_LOG": bench.guard_log})
         self.expected = {}
         self.tool.ok("init")
+
+    def pause_at(self, t, step, *more, action="wait"):
+        """A backup that waits at a step: returns it and go(), which lets it continue.
+
+        action "stop": it stops itself by SIGSTOP, and go() sends SIGCONT.
+        """
+        path = self.bench.host.path("tmp", "go-" + step)
+        for name in (path, path + ".reached"):
+            if os.path.exists(name):
+                os.unlink(name)
+        running = self.start(*more, fail_at="%s=%s" % (
+            step, "wait:" + path if action == "wait" else action))
+
+        def there():
+            if action == "stop":
+                with open("/proc/%d/stat" % running.pid, encoding="ascii",
+                          errors="replace") as file:
+                    return file.read().rsplit(")", 1)[1].split()[0] == "T"
+            return os.path.exists(path + ".reached")
+
+        def go():
+            if action == "stop":
+                running.signal(signal.SIGCONT)
+            else:
+                with open(path, "wb"):
+                    pass
+        t.eventually(lambda: there() or not running.running(), 60, step, 0.01)
+        if not running.running():
+            t.fail("ended before %s: %s" % (step, running.wait().describe()))
+        return running, go
 
     @staticmethod
     def _arguments(bench, more):

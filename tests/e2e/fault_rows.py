@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A backup that fails, is killed or told to stop at a step; then the next one, and its data."""
 
-import os
 import signal
 
 from common import Bench, tap
@@ -26,11 +25,7 @@ class Row:
 
     def __init__(self, t, step):
         self.t, self.step, self.bench = t, step, t.once("bench", Bench)
-        self.bench.delete_checkpoints()
-        self.bench.wait_no_guard(t)
-        self.repository = self.bench.repository(step, t)
-        self.bench.write(t.random)
-        self.repository.plain(t, "full")
+        self.repository = self.bench.fresh(t, step)
 
     def cell(self, action):
         """One run with the fault, what it leaves, and the next run."""
@@ -71,7 +66,8 @@ class Row:
         self.repository.assert_released(t)
         # Both checkpoints stay as long as it is not known that the point is on disk.
         new = self.repository.newest_checkpoint()
-        t.equal(self.bench.guest.checkpoints(), [new] if late else sorted(base + [new]), "checkpoints")
+        expected = [new] if late else sorted(base + [new])
+        t.equal(self.bench.guest.checkpoints(), expected, "checkpoints")
 
     def stopped(self, action, before, base):
         """term, int: everything is undone, unless so late that the point is published."""
@@ -102,28 +98,17 @@ class Row:
         t.equal(new, [], "points")
         found = self.bench.guest.checkpoints()
         t.equal([name for name in base if name in found], base, "the checkpoint of the last point")
-        t.equal(len(found), len(base) + at_least(self.step, "job-started"), "checkpoints %s" % found)
+        t.equal(len(found), len(base) + at_least(self.step, "job-started"),
+                "checkpoints %s" % found)
 
     def killed(self, action, before, base):
         """kill: SIGKILL by the program's own hand."""
         self.repository.run(fail_at="%s=%s" % (self.step, action)).expect(-signal.SIGKILL)
         self.after_kill(before, base)
 
-    def at_step(self):
-        """A run that waits at the step. Returns it and the file whose appearance lets it go on."""
-        path = self.bench.host.path("tmp", "go-%s" % self.step)
-        for name in (path, path + ".reached"):
-            if os.path.exists(name):
-                os.unlink(name)
-        running = self.repository.start(fail_at="%s=wait:%s" % (self.step, path))
-        self.t.eventually(lambda: os.path.exists(path + ".reached") or not running.running(), 60,
-                          self.step)
-        self.t.ok(running.running(), "the run ended before " + self.step)
-        return running, path
-
     def killed_after_writes(self, _action, before, base):
         """The guest writes, then the program is killed: the next increment must have it all."""
-        running, _ = self.at_step()
+        running, _ = self.repository.pause_at(self.t, self.step)
         self.bench.write(self.t.random, in_job=True)
         running.kill9()
         running.wait().expect(-signal.SIGKILL)
@@ -131,10 +116,9 @@ class Row:
 
     def written(self, _action, before, base):
         """The guest writes after the instant of the point: that is for the next one."""
-        running, path = self.at_step()
+        running, go = self.repository.pause_at(self.t, self.step)
         self.bench.write(self.t.random, in_job=True)
-        with open(path, "wb"):
-            pass
+        go()
         running.wait().expect(0)
         self.published(before)
         self.repository.assert_tidy(self.t)
