@@ -52,12 +52,17 @@ clear_journal_after_rollback(VmbBackupRun *run)
 void
 vmb_backup_run_clear(VmbBackupRun *run)
 {
+    gboolean ended = run->job == NULL || vmb_backup_job_roll_back(run->job);
+    if (!ended && run->guard != NULL) {
+        vmb_guard_hand_over(run->guard);
+        run->scratch->keep = TRUE;
+    }
     g_clear_pointer(&run->watch, vmb_scratch_watch_free);
     g_clear_pointer(&run->job, vmb_backup_job_free);
     g_clear_pointer(&run->guard, vmb_guard_free);
     g_clear_pointer(&run->scratch, vmb_scratch_free);
     g_clear_pointer(&run->transaction, vmb_transaction_free);
-    if (run->published == VMB_UNPUBLISHED)
+    if (run->published == VMB_UNPUBLISHED && ended)
         clear_journal_after_rollback(run);
     g_clear_pointer(&run->job_disks, g_free);
     g_clear_pointer(&run->nonce, g_free);

@@ -25,6 +25,7 @@ struct VmbBackupJob {
     gboolean job_attempted; /* begin was called and the job is not known to have ended */
     gboolean checkpoint_attempted;
     gboolean keep_checkpoint;
+    gboolean rolled_back;
     gboolean had_io_error; /* already before the job: not ours to resume */
 };
 
@@ -225,18 +226,28 @@ vmb_backup_job_keep_checkpoint(VmbBackupJob *job)
 }
 
 /* Where a rollback fails, the next run finds the leftovers by its journal. */
-static void
-roll_back(VmbBackupJob *job)
+gboolean
+vmb_backup_job_roll_back(VmbBackupJob *job)
 {
     g_autoptr(GError) job_error = NULL, checkpoint_error = NULL;
+    if (job->rolled_back)
+        return !job->job_attempted;
+    job->rolled_back = TRUE;
     if (job->job_attempted) {
-        if (!vmb_backup_job_end_by_socket(job->domain, job->socket, NULL, &job_error))
+        gboolean ended =
+            vmb_backup_job_end_by_socket(job->domain, job->socket, NULL, &job_error);
+        job->job_attempted =
+            !ended && !g_error_matches(job_error, VMB_ERROR, VMB_ERROR_DOMAIN);
+        if (job->job_attempted) {
             vmb_log(VMB_LOG_ERROR, "%s", job_error->message);
+            return FALSE;
+        }
         resume_after_io_error(job);
     }
     if (job->checkpoint_attempted && !job->keep_checkpoint &&
         !vmb_checkpoint_delete(job->domain, job->checkpoint, &checkpoint_error))
         vmb_warning("%s", checkpoint_error->message);
+    return TRUE;
 }
 
 void
@@ -244,7 +255,7 @@ vmb_backup_job_free(VmbBackupJob *job)
 {
     if (job == NULL)
         return;
-    roll_back(job);
+    vmb_backup_job_roll_back(job);
     vmb_domain_unref(job->domain);
     g_free(job->socket);
     g_free(job->checkpoint);

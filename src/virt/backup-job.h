@@ -38,6 +38,9 @@ void vmb_backup_job_keep_checkpoint(VmbBackupJob *job);
 /* Rolls back what is left: ends the job if it is ours, deletes the new checkpoint unless kept; resumes
  * a domain that QEMU paused for an I/O error during the job. Failures are logged. */
 void vmb_backup_job_free(VmbBackupJob *job);
+/* The same before, once; FALSE (after an error message) if the job could not be ended, so that the guard
+ * has to do it. The new checkpoint then is the next run's to delete. */
+gboolean vmb_backup_job_roll_back(VmbBackupJob *job);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbBackupJob, vmb_backup_job_free)
 
 /* Still active and ours? */

@@ -37,7 +37,7 @@ struct VmbGuard {
     Child *child;
     GMutex lock; /* of fired and of receiving */
     gboolean fired;
-    gboolean detached;
+    gboolean detached, handed_over;
 };
 
 static void
@@ -276,12 +276,19 @@ vmb_guard_detach(VmbGuard *guard)
 }
 
 void
+vmb_guard_hand_over(VmbGuard *guard)
+{
+    guard->handed_over = TRUE;
+}
+
+void
 vmb_guard_free(VmbGuard *guard)
 {
     if (guard == NULL)
         return;
-    say(guard, VMB_GUARD_DONE);
-    if (!guard->detached && !wait_exit(guard->child, END_NS))
+    if (!guard->handed_over)
+        say(guard, VMB_GUARD_DONE);
+    if (!guard->handed_over && !guard->detached && !wait_exit(guard->child, END_NS))
         vmb_warning("the freeze guard (process %d) is still at work", (int)guard->child->pid);
     close(guard->fd);
     child_unref(guard->child);

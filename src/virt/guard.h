@@ -38,6 +38,8 @@ int vmb_guard_descriptor(VmbGuard *guard);
 /* Makes the guard release the guest, however long its agent takes to answer (after a freeze or thaw that
  * timed out). Its other duties go on; vmb_guard_free() does not wait for it then. */
 void vmb_guard_detach(VmbGuard *guard);
+/* The job could not be ended: vmb_guard_free() then leaves the guard to act as if the program had died. */
+void vmb_guard_hand_over(VmbGuard *guard);
 /* Tells the guard that all is done and waits for its end (bounded). Without this call, as after a
  * crash, the end of the pipe makes the guard thaw, resume, and end the job that has our socket. */
 void vmb_guard_free(VmbGuard *guard);

@@ -87,6 +87,24 @@ def test_killed_in_the_begin_of_a_guest_that_is_not_frozen(t):
 
 
 @tap.test
+def test_daemon_away_at_the_end(t):
+    """What the run cannot end any more is the guard's to end, long before another run comes."""
+    bench, repo = setup(t)
+    gate = bench.host.path("tmp", "gate-end")
+    run = repo.start(fail_at="before-job-end=wait:" + gate)
+    t.eventually(lambda: os.path.exists(gate + ".reached"), 30, "the disks are read")
+    bench.host.kill9()
+    with open(gate, "w", encoding="utf-8"):
+        pass
+    run.wait(200).expect(20)
+    t.equal(repo.left(), ["journal"])
+    bench.host.start()
+    t.eventually(lambda: not bench.job_active(), 60, "the guard has ended the job")
+    bench.wait_no_guard(t)
+    repo.plain(t, "full")
+
+
+@tap.test
 def test_scratch_where_it_must_not_be(t):
     bench, repo = setup(t)
     closed = bench.host.directory("closed", 0o700)
