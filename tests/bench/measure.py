@@ -137,7 +137,7 @@ class Table:
         self.rows = []
 
     def compare(self, what, ours, other, goal, attribute="seconds", unit="s", scale=1.0):
-        """A row from two lists of samples (each with a name): the ratio must not exceed goal."""
+        """A row from two lists of samples (each with a name): the ratio must not exceed goal, if any."""
         mine, theirs = (median(side[1], attribute) / scale for side in (ours, other))
         ratio = mine / theirs
         note = other[0]
@@ -145,7 +145,7 @@ class Table:
             note += ", cpu %.1f : %.1f s" % (median(ours[1], "cpu"), median(other[1], "cpu"))
         form = "%.2f " if unit == "s" else "%.0f "
         self.add(what, form % mine + unit, form % theirs + unit, "%.2f" % ratio,
-                 "<= %.2f" % goal, ratio <= goal, note)
+                 "<= %.2f" % goal if goal else "", ratio <= goal if goal else None, note)
 
     def limit(self, what, value, limit, unit, note="", form="%.2f"):
         """A row with a value that must stay below a limit."""
