@@ -58,7 +58,7 @@ class Lab:
     start    True: started, paused
     Attributes: volumes {target: Volume} of the disks that the domain has now; points: [(id, {target:
     (snapshot, size)})] of all points so far; last: `show --json` of the newest one; foreign: names of
-    checkpoints that others made; lost: of ours that others deleted.
+    checkpoints that others made.
     """
 
     def __init__(self, t, disks, start=True, **guest):
@@ -73,7 +73,7 @@ class Lab:
         self.repo = self.host.path(self.directory, "repo")
         self.tool = Tool(t, repo=self.repo, host=self.host,
                          env={"VMBACKUP_TEST_RUN_DIR": self.host.directory("vmbrun", 0o711)})
-        self.points, self.last, self.foreign, self.lost = [], None, [], set()
+        self.points, self.last, self.foreign = [], None, []
         self._newest = {}
         self._pending = {}
         self.guest = Guest(self.host, self.name, disks=disks, **guest)
@@ -138,7 +138,16 @@ class Lab:
             process.run("qemu-io", "-f", volume.fmt, "-d", "unmap",
                         *[word for command in commands for word in ("-c", command)], volume.path)
         for operation in operations:
-            volume.model.apply(operation)
+            self._apply_to_model(volume.model, operation)
+
+    @staticmethod
+    def _apply_to_model(model, operation):
+        kind, offset, length, _ = operation
+        if kind == "write" or length < 4 * MIB:
+            model.apply(operation)
+        else:
+            process.run("fallocate", "--punch-hole", "--offset", str(offset), "--length",
+                        str(length), model.path)
 
     def write(self, which, offset, length, pattern):
         """Fills a range with a byte."""
@@ -260,10 +269,11 @@ class Lab:
         """Codes of the newest point's reasons (of a disk)."""
         return [r["code"] for r in self.last["reasons"] if target in (None, r["disk"])]
 
-    def checkpoints_needed(self):
-        """The checkpoint of the newest point of each disk that the domain has, and those of others."""
-        newest = (self._newest.get(volume.id) for volume in self.volumes.values())
-        return sorted(({name for name in newest if name} - self.lost) | set(self.foreign))
+    def checkpoints_needed(self, volumes=None):
+        """The checkpoints of the newest points of the disks that the domain has, and those of others."""
+        volumes = self.volumes.values() if volumes is None else volumes
+        newest = (self._newest.get(volume.id) for volume in volumes)
+        return sorted({name for name in newest if name} | set(self.foreign))
 
     # What must hold
 
