@@ -8,7 +8,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from vmbtest import image, process, tap  # noqa: E402
-from vmbtest.libvirtd import PrivateLibvirt  # noqa: E402
+from vmbtest.libvirtd import PrivateLibvirt, libvirt  # noqa: E402
 from exact_lab import GIB, KIB, MIB, Disk, Lab, round_up  # noqa: E402
 
 
@@ -439,6 +439,104 @@ def test_image_overwritten_by_copy_with_bitmap(t):
     volume.changed_behind(lab)
     lab.on()
     lab.write("vda", 3 * MIB, 4 * KIB, 0x22)
+    t.equal(levels(lab.backup()), {"vda": "incremental"})
+    lab.check_end(2)
+
+
+# What libvirt does to images and bitmaps.
+
+
+@tap.test
+def test_snapshot_and_commit(t):
+    """An overlay comes and goes between two points; libvirt carries the bitmaps over."""
+    lab = full_disk(t)
+    lab.backup()
+    lab.write("vda", MIB, 64 * KIB, 0x21)
+    overlay(lab, "one")
+    lab.write("vda", 2 * MIB, 64 * KIB, 0x22)
+    lab.discard("vda", 3 * MIB, 256 * KIB)
+    commit(t, lab)
+    lab.write("vda", 4 * MIB, 64 * KIB, 0x23)
+    t.equal(levels(lab.backup()), {"vda": "incremental"})
+    lab.check_end(2)
+
+
+@tap.test
+def test_backup_of_an_overlay(t):
+    lab = full_disk(t)
+    lab.backup()
+    lab.write("vda", MIB, 64 * KIB, 0x21)
+    overlay(lab, "one")
+    lab.zero("vda", 2 * MIB, 64 * KIB)
+    t.equal(lab.backup()["vda"]["reason"], "source-changed")
+    # The old checkpoint's end has changed the lower image, too.
+    lab.write("vda", 3 * MIB, 64 * KIB, 0x22)
+    t.equal(lab.backup()["vda"]["reason"], "layer-changed")
+    lab.write("vda", 3 * MIB, 128 * KIB, 0x23)
+    t.equal(levels(lab.backup()), {"vda": "incremental"})
+    commit(t, lab)
+    lab.write("vda", 4 * MIB, 64 * KIB, 0x24)
+    t.equal(lab.backup()["vda"]["reason"], "source-changed")
+    lab.write("vda", 5 * MIB, 64 * KIB, 0x25)
+    t.equal(levels(lab.backup()), {"vda": "incremental"})
+    lab.check_end(6)
+
+
+def overlay(lab, name):
+    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+    lab.guest.dom.snapshotCreateXML(
+        "<domainsnapshot><name>%s</name><disks><disk name='vda' snapshot='external'/></disks>"
+        "</domainsnapshot>" % name, flags)
+    lab.volumes["vda"].path = lab.guest.disk_path("vda")
+
+
+def commit(t, lab):
+    dom = lab.guest.dom
+    dom.blockCommit("vda", None, None, 0, libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE)
+    pivot(t, lab)
+
+
+def pivot(t, lab):
+    """Ends a block job that is ready by changing over."""
+    dom = lab.guest.dom
+
+    def ready():
+        info = dom.blockJobInfo("vda", 0)
+        return info and info["cur"] == info["end"] and "ready='yes'" in dom.XMLDesc(0)
+    t.eventually(ready, 30, "the block job is not ready")
+    dom.blockJobAbort("vda", libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+    t.eventually(lambda: not dom.blockJobInfo("vda", 0), 30, "the block job does not end")
+    lab.volumes["vda"].path = lab.guest.disk_path("vda")
+
+
+@tap.test
+def test_storage_moved(t):
+    """Block copy: the same content in another image, whose bitmap is another's."""
+    lab = full_disk(t)
+    lab.backup()
+    lab.write("vda", MIB, 64 * KIB, 0x21)
+    lab.guest.dom.blockCopy(
+        "vda", "<disk type='file'><driver type='qcow2'/><source file='%s.moved'/></disk>" %
+        lab.volumes["vda"].path, {}, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
+    pivot(t, lab)
+    lab.write("vda", 2 * MIB, 64 * KIB, 0x22)
+    t.equal(lab.backup()["vda"]["reason"], "source-changed")
+    lab.write("vda", 3 * MIB, 64 * KIB, 0x23)
+    t.equal(levels(lab.backup()), {"vda": "incremental"})
+    lab.check_end(3)
+
+
+@tap.test
+def test_managed_save(t):
+    """To disk and back: the bitmaps go on."""
+    lab = full_disk(t)
+    lab.backup()
+    lab.write("vda", MIB, 64 * KIB, 0x21)
+    lab.guest.dom.managedSave(libvirt.VIR_DOMAIN_SAVE_PAUSED)
+    lab.guest.wait_off(20)
+    lab.on()
+    lab.write("vda", 2 * MIB, 64 * KIB, 0x22)
     t.equal(levels(lab.backup()), {"vda": "incremental"})
     lab.check_end(2)
 

@@ -83,7 +83,7 @@ class World:
     # Making it
 
     def random_size(self, cluster=64 * KIB, largest=LARGEST):
-        size = self.rng.randrange(SECTOR * 8, largest, SECTOR)
+        size = self.rng.randrange(SECTOR, largest, SECTOR)
         return max(cluster, size // cluster * cluster) if self.rng.random() < 0.3 else size
 
     def random_disk(self, number):
@@ -165,7 +165,7 @@ class World:
             return
         before = volume.size
         for _ in range(self.rng.choice([1, 1, 1, 2])):
-            smaller = self.rng.randrange(SECTOR * 8, before + SECTOR, SECTOR)
+            smaller = self.rng.randrange(SECTOR, before + SECTOR, SECTOR)
             if self.rng.random() < 0.3:
                 smaller = min(before, round_up(smaller, volume.cluster))
             self.resize(volume, smaller)
