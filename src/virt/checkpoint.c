@@ -33,23 +33,28 @@ vmb_checkpoint_new_name(const char *repository_id)
     return g_strdup_printf("vmbackup-%.8s-%s", repository_id, digits);
 }
 
-GPtrArray *
-vmb_checkpoint_list(VmbDomain *domain, GError **error)
+static gboolean
+list_step(VmbDomain *domain, gpointer names, GError **error)
 {
     virDomainCheckpointPtr *all = NULL;
     int n = virDomainListAllCheckpoints(vmb_domain_handle(domain), &all, 0);
-    if (n < 0) {
-        vmb_virt_error(error, VMB_ERROR_DOMAIN, "cannot list the checkpoints of the domain '%s'",
-                       vmb_domain_name(domain));
-        return NULL;
-    }
-    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    if (n < 0)
+        return vmb_virt_error(error, VMB_ERROR_DOMAIN,
+                              "cannot list the checkpoints of the domain '%s'",
+                              vmb_domain_name(domain));
     for (int i = 0; i < n; i++) {
         g_ptr_array_add(names, g_strdup(virDomainCheckpointGetName(all[i])));
         virDomainCheckpointFree(all[i]);
     }
     free(all);
-    return names;
+    return TRUE;
+}
+
+GPtrArray *
+vmb_checkpoint_list(VmbDomain *domain, GError **error)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    return vmb_virt_reconnecting(domain, list_step, names, error) ? g_steal_pointer(&names) : NULL;
 }
 
 /* *@checkpoint is NULL if libvirt does not know the name. */
@@ -63,13 +68,29 @@ look_up(VmbDomain *domain, const char *name, VmbVirCheckpoint **checkpoint, GErr
                           vmb_domain_name(domain), name);
 }
 
+typedef struct {
+    const char *name;
+    gboolean exists;
+} Question;
+
+static gboolean
+exists_step(VmbDomain *domain, gpointer data, GError **error)
+{
+    Question *question = data;
+    g_autoptr(VmbVirCheckpoint) checkpoint = NULL;
+    if (!look_up(domain, question->name, &checkpoint, error))
+        return FALSE;
+    question->exists = checkpoint != NULL;
+    return TRUE;
+}
+
 gboolean
 vmb_checkpoint_exists(VmbDomain *domain, const char *name, gboolean *exists, GError **error)
 {
-    g_autoptr(VmbVirCheckpoint) checkpoint = NULL;
-    if (!look_up(domain, name, &checkpoint, error))
+    Question question = {name, FALSE};
+    if (!vmb_virt_reconnecting(domain, exists_step, &question, error))
         return FALSE;
-    *exists = checkpoint != NULL;
+    *exists = question.exists;
     return TRUE;
 }
 
@@ -217,12 +238,12 @@ static gboolean
 delete_step(VmbDomain *domain, gpointer data, GError **error)
 {
     Deletion *deletion = data;
-    gboolean exists = FALSE;
+    Question question = {deletion->name, FALSE};
     if (deletion->targets != NULL)
         return delete_by_disk(domain, deletion, error);
-    if (!vmb_checkpoint_exists(domain, deletion->name, &exists, error))
+    if (!exists_step(domain, &question, error))
         return FALSE;
-    if (!exists)
+    if (!question.exists)
         return TRUE;
     if (!check_active(domain, deletion->name, error))
         return FALSE;
