@@ -124,7 +124,7 @@ vmb_backup_read_disks(VmbBackupRun *run, GError **error)
         vmb_progress_add_total(run->progress,
                                vmb_round_up(((VmbPlanDisk *)disks->pdata[i])->info->size, 512));
     if (!vmb_save_tpm(run->transaction, run->manifest, run->info, run->result->domain,
-                      run->reasons, error))
+                      run->reasons, run->stop, error))
         return FALSE;
     for (guint i = 0; i < disks->len; i++)
         if (!back_up_disk(run, disks->pdata[i], error))

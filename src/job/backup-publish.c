@@ -41,6 +41,8 @@ retire(VmbBackupRun *run)
         vmb_warning("%s", error->message);
         return;
     }
+    if (run->scratch_left)
+        return;
     gboolean any = failed->len > 0;
     g_ptr_array_add(failed, NULL);
     VmbJournal rest = {.stale = (char **)failed->pdata};
@@ -67,6 +69,7 @@ vmb_backup_publish(VmbBackupRun *run, GError **error)
         return FALSE;
     g_clear_pointer(&run->watch, vmb_scratch_watch_free);
     /* While the journal still names it: a run that dies later leaves nothing that nobody knows of. */
+    run->scratch_left = !vmb_scratch_remove(run->scratch);
     g_clear_pointer(&run->scratch, vmb_scratch_free);
     manifest->level = level_of_point(manifest);
     manifest->duration_ns = (guint64)MAX(vmb_units_now() - manifest->time_ns, 0);

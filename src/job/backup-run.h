@@ -27,12 +27,13 @@ typedef struct {
     GPtrArray *points;
     char **stale;                 /* checkpoints of dead runs that are still to be deleted */
     VmbDomainInfo *info;
-    gboolean was_paused;
+    gboolean was_paused, had_io_error;
     VmbPlan *plan;
     /* steps 4 to 7 */
     VmbManifest *manifest;
     VmbTransaction *transaction;
     VmbScratch *scratch;
+    gboolean scratch_left;        /* something of it could not be removed: the journal stays */
     char *nonce, *checkpoint;
     gboolean journal_written;
     VmbGuard *guard;

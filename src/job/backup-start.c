@@ -32,6 +32,7 @@ look_again(VmbBackupRun *run, GError **error)
     if (!vmb_domain_state(run->domain, &state, error))
         return FALSE;
     run->was_paused = state.paused;
+    run->had_io_error = state.io_error;
     return TRUE;
 }
 
@@ -209,6 +210,6 @@ vmb_backup_start_job(VmbBackupRun *run, GError **error)
         return FALSE;
     if (!begin_job(run, error) || !note_resumed(run, error))
         return FALSE;
-    run->watch = vmb_scratch_watch_start(run->scratch, run->domain, run->stop);
+    run->watch = vmb_scratch_watch_start(run->scratch, run->domain, run->had_io_error, run->stop);
     return check_disks_unchanged(run, error);
 }

@@ -60,9 +60,11 @@ vmb_backup_run_clear(VmbBackupRun *run)
     g_clear_pointer(&run->watch, vmb_scratch_watch_free);
     g_clear_pointer(&run->job, vmb_backup_job_free);
     g_clear_pointer(&run->guard, vmb_guard_free);
+    if (run->scratch != NULL && !run->scratch->keep)
+        run->scratch_left = !vmb_scratch_remove(run->scratch);
     g_clear_pointer(&run->scratch, vmb_scratch_free);
     g_clear_pointer(&run->transaction, vmb_transaction_free);
-    if (run->published == VMB_UNPUBLISHED && ended)
+    if (run->published == VMB_UNPUBLISHED && ended && !run->scratch_left)
         clear_journal_after_rollback(run);
     g_clear_pointer(&run->job_disks, g_free);
     g_clear_pointer(&run->nonce, g_free);

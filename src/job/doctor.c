@@ -107,14 +107,15 @@ check_security(Doctor *doctor, const VmbDomainInfo *info)
     g_autofree char *scratch = doctor->options->scratch_dir != NULL
                                    ? g_canonicalize_filename(doctor->options->scratch_dir, NULL)
                                    : vmb_scratch_default_dir();
-    if (g_strcmp0(info->security_model, "apparmor") != 0)
+    g_autofree char *run = vmb_run_dir(NULL);
+    if (g_strcmp0(info->security_model, "apparmor") != 0 || run == NULL)
         return;
     VmbDoctorLine *line = say(doctor, VMB_DOCTOR_NOTE, NULL, "apparmor",
                               "AppArmor confines QEMU; it must allow the socket and the scratch "
                               "files");
     line->advice = g_strdup_printf(
         "add these lines to /etc/apparmor.d/local/abstractions/libvirt-qemu and restart the "
-        "domain:  /run/vmbackup/vmbackup-*/nbd.sock rw,  %s/vmbackup-*/* rwk,", scratch);
+        "domain:  %s/vmbackup-*/nbd.sock rw,  %s/vmbackup-*/* rwk,", run, scratch);
 }
 
 /* ---- one domain ---- */

@@ -206,9 +206,10 @@ report(VmbPlan *plan, const VmbBackupOptions *options, const char *domain, GPtrA
                                  domain, disk->info->target, vmb_reason_name(disk->reason),
                                  vmb_reason_meaning(disk->reason), detail != NULL ? " " : "",
                                  detail != NULL ? detail : "");
-        vmb_reason_add(reasons, disk->reason, disk->info->target, "%s: disk %s in full: %s%s%s",
+        vmb_reason_add(reasons, disk->reason, disk->info->target, "%s: disk %s in full: %s%s%s%s",
                        domain, disk->info->target, vmb_reason_meaning(disk->reason),
-                       detail != NULL ? " " : "", detail != NULL ? detail : "");
+                       detail != NULL ? " (" : "", detail != NULL ? detail : "",
+                       detail != NULL ? ")" : "");
     }
     return TRUE;
 }

@@ -9,6 +9,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
+
+#define HIDDEN_PREFIX ".vmbackup-restore-"
 
 struct VmbRestoreStage {
     char *directory, *hidden;
@@ -38,10 +41,30 @@ open_directory(VmbRestoreStage *stage, GError **error)
     return TRUE;
 }
 
+/* What a restore that was killed has left: its directory is not locked any more. */
+static void
+remove_leftovers(VmbRestoreStage *stage)
+{
+    g_autoptr(GDir) dir = g_dir_open(stage->directory, 0, NULL);
+    const char *name;
+    while (dir != NULL && (name = g_dir_read_name(dir)) != NULL) {
+        if (!g_str_has_prefix(name, HIDDEN_PREFIX))
+            continue;
+        g_auto(VmbFd) fd = openat(stage->directory_fd, name,
+                                  O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        g_autoptr(GError) error = NULL;
+        if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
+            continue;
+        vmb_notice("removing what a restore that died has left: %s/%s", stage->directory, name);
+        if (!vmb_fs_remove_tree(stage->directory_fd, name, &error))
+            vmb_warning("%s: %s", stage->directory, error->message);
+    }
+}
+
 static gboolean
 make_hidden(VmbRestoreStage *stage, GError **error)
 {
-    stage->hidden = g_strdup_printf(".vmbackup-restore-%08x", g_random_int());
+    stage->hidden = g_strdup_printf(HIDDEN_PREFIX "%08x", g_random_int());
     if (mkdirat(stage->directory_fd, stage->hidden, 0700) < 0) {
         int err = errno;
         g_clear_pointer(&stage->hidden, g_free);
@@ -52,6 +75,10 @@ make_hidden(VmbRestoreStage *stage, GError **error)
                               O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (stage->hidden_fd < 0)
         return vmb_error_errno(error, errno, "cannot open %s/%s", stage->directory, stage->hidden);
+    /* Says that this restore lives; a filesystem without locks only keeps its leftovers. */
+    if (flock(stage->hidden_fd, LOCK_EX | LOCK_NB) < 0)
+        vmb_debug("%s/%s cannot be locked: %s", stage->directory, stage->hidden,
+                  g_strerror(errno));
     return TRUE;
 }
 
@@ -62,7 +89,10 @@ vmb_restore_stage_new(const char *directory, GError **error)
     stage->directory = g_canonicalize_filename(directory, NULL);
     stage->directory_fd = stage->hidden_fd = -1;
     stage->names = g_ptr_array_new_with_free_func(g_free);
-    if (!open_directory(stage, error) || !make_hidden(stage, error))
+    if (!open_directory(stage, error))
+        return NULL;
+    remove_leftovers(stage);
+    if (!make_hidden(stage, error))
         return NULL;
     return g_steal_pointer(&stage);
 }

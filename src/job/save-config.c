@@ -11,6 +11,8 @@
 #include <string.h>
 
 #define TPM_TRIES 5
+/* The state of a TPM takes some KiB; what is larger is something else. */
+#define TPM_MAX_BYTES (16 * 1024 * 1024)
 
 /* A file of the host that may be absent from the configuration (@path NULL). */
 static gboolean
@@ -57,9 +59,27 @@ vmb_save_config(VmbTransaction *transaction, VmbManifest *manifest, const VmbDom
     return vmb_fault_point("config-saved", error);
 }
 
+static gboolean
+check_tpm_size(const char *directory, GError **error)
+{
+    guint64 total = 0;
+    g_autoptr(GDir) dir = g_dir_open(directory, 0, error);
+    const char *name;
+    while (dir != NULL && (name = g_dir_read_name(dir)) != NULL) {
+        g_autofree char *path = g_build_filename(directory, name, NULL);
+        struct stat st;
+        if (lstat(path, &st) == 0)
+            total += S_ISDIR(st.st_mode) ? TPM_MAX_BYTES + 1 : (guint64)st.st_size;
+    }
+    if (dir == NULL)
+        return FALSE;
+    return total <= TPM_MAX_BYTES ||
+           vmb_error_set(error, VMB_ERROR_FAILED, "it is larger than any TPM state");
+}
+
 /* The archive in a form that depends on the files alone. */
 static GBytes *
-archive(const char *directory, GError **error)
+archive(const char *directory, GCancellable *cancel, GError **error)
 {
     g_autoptr(GBytes) output = NULL;
     g_autoptr(GSubprocess) tar = g_subprocess_new(
@@ -67,7 +87,7 @@ archive(const char *directory, GError **error)
         directory, "--sort=name", "--format=posix",
         "--pax-option=delete=atime,delete=ctime", "--numeric-owner", "-cf", "-", "--exclude=.lock",
         ".", NULL);
-    if (tar == NULL || !g_subprocess_communicate(tar, NULL, NULL, &output, NULL, error))
+    if (tar == NULL || !g_subprocess_communicate(tar, NULL, cancel, &output, NULL, error))
         return NULL;
     if (!g_subprocess_get_successful(tar)) {
         vmb_error_set(error, VMB_ERROR_FAILED, "tar could not read all of it");
@@ -77,11 +97,12 @@ archive(const char *directory, GError **error)
 }
 
 static GBytes *
-archive_stable(const char *directory, GError **error)
+archive_stable(const char *directory, GCancellable *cancel, GError **error)
 {
-    g_autoptr(GBytes) before = archive(directory, error);
+    g_autoptr(GBytes) before =
+        check_tpm_size(directory, error) ? archive(directory, cancel, error) : NULL;
     for (int i = 0; before != NULL && i < TPM_TRIES; i++) {
-        GBytes *after = archive(directory, error);
+        GBytes *after = archive(directory, cancel, error);
         if (after != NULL && g_bytes_equal(before, after))
             return after;
         g_bytes_unref(before);
@@ -94,12 +115,12 @@ archive_stable(const char *directory, GError **error)
 
 gboolean
 vmb_save_tpm(VmbTransaction *transaction, VmbManifest *manifest, const VmbDomainInfo *info,
-             const char *domain, GPtrArray *reasons, GError **error)
+             const char *domain, GPtrArray *reasons, GCancellable *cancel, GError **error)
 {
     g_autoptr(GError) problem = NULL;
     if (info->tpm_dir == NULL)
         return TRUE;
-    g_autoptr(GBytes) tar = archive_stable(info->tpm_dir, &problem);
+    g_autoptr(GBytes) tar = archive_stable(info->tpm_dir, cancel, &problem);
     if (tar == NULL) {
         vmb_reason_add(reasons, VMB_REASON_CONFIG_UNREADABLE, NULL,
                        "%s: the TPM state in %s is not in the point: %s", domain, info->tpm_dir,

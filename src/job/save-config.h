@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The domain's configuration goes into the point: XML, NVRAM, kernel, TPM state. */
 #pragma once
+#include <gio/gio.h>
 #include "repo/transaction.h"
 #include "virt/domain.h"
 
@@ -12,4 +13,5 @@ gboolean vmb_save_config(VmbTransaction *transaction, VmbManifest *manifest,
 
 /* After the job has begun: the state of an emulated TPM, read twice until it is equal. */
 gboolean vmb_save_tpm(VmbTransaction *transaction, VmbManifest *manifest, const VmbDomainInfo *info,
-                      const char *domain, GPtrArray *reasons, GError **error);
+                      const char *domain, GPtrArray *reasons, GCancellable *cancel,
+                      GError **error);

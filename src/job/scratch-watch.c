@@ -15,6 +15,7 @@ struct VmbScratchWatch {
     VmbDomain *domain;
     GCancellable *stop;
     guint64 reserve;
+    gboolean had_io_error; /* QEMU had paused the guest before the job: not for us to judge */
     GMutex lock;
     GCond wake;
     gboolean ending;
@@ -54,7 +55,7 @@ static gboolean
 domain_is_stopped(VmbScratchWatch *watch)
 {
     VmbDomainState state;
-    if (!vmb_domain_state(watch->domain, &state, NULL) || !state.io_error)
+    if (watch->had_io_error || !vmb_domain_state(watch->domain, &state, NULL) || !state.io_error)
         return FALSE;
     fire(watch, g_error_new(VMB_ERROR, VMB_ERROR_NO_SPACE,
                             "%s: QEMU paused the guest for an I/O error while the backup ran; the "
@@ -86,7 +87,8 @@ watch_thread(gpointer data)
 }
 
 VmbScratchWatch *
-vmb_scratch_watch_start(const VmbScratch *scratch, VmbDomain *domain, GCancellable *stop)
+vmb_scratch_watch_start(const VmbScratch *scratch, VmbDomain *domain, gboolean had_io_error,
+                        GCancellable *stop)
 {
     VmbScratchWatch *watch = g_new0(VmbScratchWatch, 1);
     guint64 available = 0;
@@ -94,6 +96,7 @@ vmb_scratch_watch_start(const VmbScratch *scratch, VmbDomain *domain, GCancellab
     watch->dir = g_strdup(scratch->dir);
     watch->domain = vmb_domain_ref(domain);
     watch->stop = g_object_ref(stop);
+    watch->had_io_error = had_io_error;
     watch->reserve = vmb_scratch_reserve(available);
     g_mutex_init(&watch->lock);
     g_cond_init(&watch->wake);

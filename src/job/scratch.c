@@ -58,12 +58,23 @@ vmb_scratch_new(const char *scratch_dir, const char *nonce, const VmbPlan *plan,
     return scratch;
 }
 
-static void
+static gboolean
 remove_or_warn(const char *directory)
 {
     g_autoptr(GError) error = NULL;
-    if (!vmb_fs_remove_tree(AT_FDCWD, directory, &error))
-        vmb_warning("%s; the next run removes it", error->message);
+    if (vmb_fs_remove_tree(AT_FDCWD, directory, &error))
+        return TRUE;
+    vmb_warning("%s; the next run removes it", error->message);
+    return FALSE;
+}
+
+gboolean
+vmb_scratch_remove(VmbScratch *scratch)
+{
+    gboolean images = remove_or_warn(scratch->dir);
+    gboolean socket = remove_or_warn(scratch->run_dir);
+    scratch->keep = TRUE; /* there is nothing more to do */
+    return images && socket;
 }
 
 void
@@ -71,10 +82,8 @@ vmb_scratch_free(VmbScratch *scratch)
 {
     if (scratch == NULL)
         return;
-    if (!scratch->keep) {
-        remove_or_warn(scratch->dir);
-        remove_or_warn(scratch->run_dir);
-    }
+    if (!scratch->keep)
+        vmb_scratch_remove(scratch);
     g_free(scratch->run_dir);
     g_free(scratch->socket);
     g_free(scratch->dir);

@@ -19,7 +19,10 @@ typedef struct {
  * Errors: VMB_ERROR_FAILED for a socket path that is too long. */
 VmbScratch *vmb_scratch_new(const char *scratch_dir, const char *nonce, const VmbPlan *plan,
                             GError **error);
-/* Removes both directories with what is in them. */
+/* Removes both directories with what is in them; FALSE if something is left, which the journal then has to
+ * name further on. */
+gboolean vmb_scratch_remove(VmbScratch *scratch);
+/* The same, unless that was done or the directories are to be kept. */
 void vmb_scratch_free(VmbScratch *scratch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbScratch, vmb_scratch_free)
 
@@ -39,9 +42,10 @@ gboolean vmb_scratch_remove_leftover(const char *directory, GError **error);
 
 /* A thread that looks at the free space and cancels before it is gone. */
 typedef struct VmbScratchWatch VmbScratchWatch;
-/* @stop is cancelled when the reserve is touched or QEMU has paused the domain for an I/O error. */
+/* @stop is cancelled when the reserve is touched or QEMU has paused the domain for an I/O error that was
+ * not there before the job (@had_io_error). */
 VmbScratchWatch *vmb_scratch_watch_start(const VmbScratch *scratch, VmbDomain *domain,
-                                         GCancellable *stop);
+                                         gboolean had_io_error, GCancellable *stop);
 /* TRUE with @error set if the watch was the one that cancelled. */
 gboolean vmb_scratch_watch_fired(VmbScratchWatch *watch, GError **error);
 void vmb_scratch_watch_free(VmbScratchWatch *watch);

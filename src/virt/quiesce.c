@@ -395,7 +395,9 @@ vmb_quiesce_leave(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
         ok = leave_held(quiesce, reasons, error);
     else if (!quiesce->unanswered)
         tell_guard(quiesce, FALSE);
-    if (quiesce->held == PAUSED_BEFORE && quiesce->mode == VMB_QUIESCE_PAUSE)
+    VmbDomainState state;
+    if (quiesce->held == PAUSED_BEFORE && quiesce->mode == VMB_QUIESCE_PAUSE &&
+        vmb_domain_state(quiesce->domain, &state, NULL) && state.paused)
         quiesce->result = VMB_QUIESCED_PAUSED;
     stop_watchdog(quiesce);
     if (quiesce->asked_ns != 0 && !quiesce->unanswered && quiesce->mode != VMB_QUIESCE_PAUSE)

@@ -214,6 +214,20 @@ def test_restore(t):
 
 
 @tap.test
+def test_a_killed_restore_is_tidied_up_by_the_next(t):
+    tool = repository(t)
+    to = os.path.join(directory(t), "out")
+    for step in ("restore-disk-data", "restore-disk-done", "restore-before-publish"):
+        tool.run("restore", "web01/latest", "--to", to, fail_at=step + "=kill").expect(-9)
+        t.equal([n for n in os.listdir(to) if not n.startswith(".vmbackup-restore-")], [])
+        t.equal(len(os.listdir(to)), 1)
+        tool.run("restore", "web01/latest", "--to", to, fail_at=step + "=fail").expect(1)
+        t.equal(os.listdir(to), [], "left after " + step)
+    tool.ok("restore", "web01/latest", "--to", to)
+    t.equal([n for n in os.listdir(to) if n.startswith(".")], [])
+
+
+@tap.test
 def test_restore_json_and_choice(t):
     tool = repository(t)
     to = os.path.join(directory(t), "out")
