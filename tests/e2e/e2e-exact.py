@@ -613,6 +613,26 @@ def test_transient_domain(t):
 
 
 @tap.test
+def test_two_repositories(t):
+    """Each has a checkpoint of its own, and leaves the other's alone."""
+    lab = full_disk(t)
+    checkpoints = []
+    for number in range(3):
+        for repository in ("repo", "second"):
+            lab.write("vda", number * MIB, 4 * KIB, 0x20 + number)
+            lab.zero("vda", number * MIB + 64 * KIB, 64 * KIB)
+            lab.switch(repository)
+            disk = lab.backup()["vda"]
+            t.equal(disk["level"], "incremental" if number else "full")
+            mine = lab.checkpoints_needed()
+            t.equal(lab.guest.checkpoints(), sorted(mine + checkpoints))
+            checkpoints = mine
+    lab.check_end(3)
+    lab.switch("repo")
+    lab.check_end(3)
+
+
+@tap.test
 def test_long_chain_of_all_compressions(t):
     lab = Lab(t, [Disk(8 * MIB + 512)])
     lab.fill("vda")

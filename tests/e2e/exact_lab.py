@@ -75,6 +75,7 @@ class Lab:
                          env={"VMBACKUP_TEST_RUN_DIR": self.host.directory("vmbrun", 0o711)})
         self.points, self.last, self.foreign = [], None, []
         self._newest = {}
+        self._repositories = {}
         self._pending = {}
         self.guest = Guest(self.host, self.name, disks=disks, **guest)
         t.defer(self._end)
@@ -216,6 +217,18 @@ class Lab:
         self.check_points()
         self.check_rest()
         return {disk["target"]: disk for disk in self.last["disks"]}
+
+    def switch(self, name):
+        """Backups go to another repository (made if it is new), until switched again."""
+        state = ("repo", "points", "last", "_newest")
+        self._repositories[self.repo] = {key: getattr(self, key) for key in state}
+        path = self.host.path(self.directory, name)
+        fresh = {"repo": path, "points": [], "last": None, "_newest": {}}
+        for key, value in self._repositories.get(path, fresh).items():
+            setattr(self, key, value)
+        self.tool.repo = path
+        if not os.path.exists(path):
+            self.tool.ok("init")
 
     def run(self, *args, **options):
         """A backup that may fail. If it made a point, that is remembered with the models' bytes."""
