@@ -234,25 +234,40 @@ run_steps(VmbBackupRun *run, const char *name, GError **error)
            vmb_backup_publish(run, error);
 }
 
-/* What stopped the run says more than the read error that followed from it. */
+/* Reading fails when the job is gone: why it is gone says more. NULL: it is there, or nobody knows. */
+static const char *
+why_job_is_gone(VmbBackupRun *run)
+{
+    VmbDomainState state;
+    gboolean reading = run->watch != NULL && run->manifest->disks->len < run->plan->disks->len;
+    if (run->job == NULL || !vmb_domain_state(run->domain, &state, NULL))
+        return NULL;
+    if (!state.active)
+        return "the domain was shut down while it was backed up, and the job ended with it";
+    if (reading && !vmb_backup_job_is_active(run->job))
+        return "somebody else ended the backup job";
+    return NULL;
+}
+
+/* What stopped the run, what is intact, and what happens next. */
 static void
 explain_error(VmbBackupRun *run, GError **error)
 {
-    VmbDomainState state;
     GError *cause = NULL;
-    if (*error == NULL)
-        return;
     if (run->watch != NULL && vmb_scratch_watch_fired(run->watch, &cause)) {
         g_clear_error(error);
         *error = cause;
     } else if (run->options->cancel != NULL && g_cancellable_is_cancelled(run->options->cancel)) {
         g_clear_error(error);
         check_cancelled(run, error);
-    } else if (run->job != NULL && vmb_domain_state(run->domain, &state, NULL) && !state.active) {
-        g_prefix_error(error,
-                       "domain %s was shut down while it was backed up, and the job ended with it; "
-                       "nothing was kept of this run, older points are intact. What failed: ",
-                       run->result->domain);
+    } else if (run->journal_written && run->published == VMB_UNPUBLISHED) {
+        const char *why = why_job_is_gone(run);
+        cause = g_error_new((*error)->domain, (*error)->code,
+                            "%s: %s%s%s. Nothing is kept of this run; older points are intact, and "
+                            "the next run goes on from them", run->result->domain,
+                            why != NULL ? why : "", why != NULL ? ": " : "", (*error)->message);
+        g_clear_error(error);
+        *error = cause;
     }
 }
 
