@@ -7,10 +7,10 @@
 #include <errno.h>
 #include <poll.h>
 
-/* In flight at once: 2 MiB. Longer requests cost QEMU twice the processor time (it maps a new buffer
+/* In flight at once: 1 MiB. Longer requests cost QEMU twice the processor time (it maps a new buffer
  * for each), shorter ones more round trips; more of them win nothing here, and keep the guest's own
  * requests waiting. From tests/bench/run sweep. */
-#define REQUESTS_DEFAULT 8
+#define REQUESTS_DEFAULT 4
 #define REQUEST_DEFAULT (256u * 1024u)
 #define REQUEST_MAX (1024u * 1024u)
 #define TIMEOUT_DEFAULT_NS G_GUINT64_CONSTANT(60000000000)
