@@ -19,8 +19,8 @@ from measure import Table  # noqa: E402
 PARTS = {"full": copies.full, "restore": copies.restore, "verify": copies.verify,
          "incremental": copies.incremental, "memory": copies.memory, "freeze": guests.freeze,
          "latency": guests.latency, "sweep": guests.sweep}
-SETTINGS = ",".join("%d:%d:%d" % (kib, in_flight, 4) for kib in (64, 256, 1024)
-                    for in_flight in (1, 4, 16)) + ",256:4:1,256:4:16,256:16:1,256:16:16"
+SETTINGS = ",".join("%d:%d:7" % (kib, in_flight) for kib in (64, 256, 1024)
+                    for in_flight in (1, 4, 16)) + ",256:8:7,256:4:1"
 
 
 def parse():
