@@ -162,7 +162,8 @@ vmb_domain_state(VmbDomain *domain, VmbDomainState *state, GError **error)
     if (active < 0 || persistent < 0)
         return vmb_virt_error(error, VMB_ERROR_DOMAIN, "cannot read the state of the domain '%s'",
                               domain->name);
-    state->active = active > 0;
+    /* QEMU is ending, but libvirt may need half a minute more to tidy up after it. */
+    state->active = active > 0 && current != VIR_DOMAIN_SHUTDOWN;
     state->persistent = persistent > 0;
     state->paused = state->active && current == VIR_DOMAIN_PAUSED;
     state->io_error = state->paused && reason == VIR_DOMAIN_PAUSED_IOERROR;

@@ -21,7 +21,7 @@ gboolean vmb_domain_refresh(VmbDomain *domain, GError **error);
 GPtrArray *vmb_domain_list(VmbConnection *connection, gboolean active_only, GError **error);
 
 typedef struct {
-    gboolean active;
+    gboolean active;      /* there is a QEMU that is not about to end */
     gboolean paused;      /* any kind of pause */
     gboolean io_error;    /* paused by QEMU for an I/O error (full scratch) */
     gboolean persistent;
