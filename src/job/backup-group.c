@@ -2,6 +2,7 @@
 /* Several domains, some at a time; one that fails does not stop the others. */
 #include "job/backup.h"
 #include "util/error.h"
+#include "util/parallel.h"
 
 typedef struct {
     const VmbBackupOptions *options;
@@ -40,10 +41,10 @@ vmb_backup_domains(const VmbBackupOptions *options, const char *const *domains, 
 {
     Group group = {.options = options, .done = done, .data = data};
     g_mutex_init(&group.lock);
-    GThreadPool *pool = g_thread_pool_new(back_up, &group, (gint)MAX(jobs, 1), FALSE, NULL);
+    g_autoptr(GPtrArray) items = g_ptr_array_new();
     for (guint i = 0; domains[i] != NULL; i++)
-        g_thread_pool_push(pool, (gpointer)domains[i], NULL);
-    g_thread_pool_free(pool, FALSE, TRUE);
+        g_ptr_array_add(items, (gpointer)domains[i]);
+    vmb_parallel_run(items, jobs, back_up, &group);
     g_mutex_clear(&group.lock);
 }
 

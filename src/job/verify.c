@@ -7,6 +7,7 @@
 #include "repo/layout.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/parallel.h"
 #include "util/units.h"
 
 #include <string.h>
@@ -199,12 +200,8 @@ vmb_verify(const VmbVerifyOptions *options,
     if (repository == NULL || !collect(options, repository, &all, error))
         return FALSE;
     g_mutex_init(&verify.lock);
-    GThreadPool *pool =
-        g_thread_pool_new(verify_point, &verify, (gint)MAX(options->jobs, 1), FALSE, NULL);
-    g_ptr_array_set_free_func(items, NULL); /* each thread frees its item */
-    for (guint i = 0; i < items->len; i++)
-        g_thread_pool_push(pool, items->pdata[i], NULL);
-    g_thread_pool_free(pool, FALSE, TRUE);
+    g_ptr_array_set_free_func(items, NULL); /* each is freed as soon as it is done */
+    vmb_parallel_run(items, options->jobs, verify_point, &verify);
     g_mutex_clear(&verify.lock);
     return !g_cancellable_is_cancelled(options->cancel) ||
            vmb_error_set(error, VMB_ERROR_CANCELLED, "the verification was cancelled");

@@ -7,6 +7,7 @@
 #include "repo/transaction-private.h"
 #include "util/error.h"
 #include "util/fault.h"
+#include "util/parallel.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -115,15 +116,11 @@ sync_one(gpointer name, gpointer data)
 
 /* All files, a few at a time: a disk or server that can, works on them side by side. */
 static gboolean
-sync_files(VmbTransaction *transaction, const GPtrArray *names, GError **error)
+sync_files(VmbTransaction *transaction, GPtrArray *names, GError **error)
 {
     Syncing syncing = {.transaction = transaction};
     g_mutex_init(&syncing.mutex);
-    GThreadPool *pool = g_thread_pool_new(sync_one, &syncing, SYNC_THREADS, FALSE, NULL);
-    for (guint i = 0; i < names->len; i++)
-        if (!g_thread_pool_push(pool, names->pdata[i], NULL))
-            sync_one(names->pdata[i], &syncing);
-    g_thread_pool_free(pool, FALSE, TRUE);
+    vmb_parallel_run(names, SYNC_THREADS, sync_one, &syncing);
     g_mutex_clear(&syncing.mutex);
     if (syncing.error == NULL)
         return TRUE;
