@@ -106,16 +106,19 @@ vmb_scratch_remove_leftover(const char *directory, GError **error)
     return vmb_fs_remove_tree(AT_FDCWD, directory, error);
 }
 
-/* How much data this run will read, as a measure of how long the job lasts. */
+/* How much data this run will read, as a measure of how long the job lasts. The first increment after a
+ * full is reckoned as a twentieth of what the disk holds. */
 static guint64
 bytes_to_read(const VmbPlanDisk *disk)
 {
+    guint64 used = disk->info->size;
+    if (disk->info->allocation > 0)
+        used = MIN(disk->info->allocation, disk->info->size);
     if (disk->level == VMB_LEVEL_FULL)
-        return disk->info->allocation > 0 ? MIN(disk->info->allocation, disk->info->size)
-                                          : disk->info->size;
+        return used;
     return disk->parent_disk->level == VMB_LEVEL_INCREMENTAL
                ? disk->parent_disk->data_blocks * VMB_BLOCK_SIZE
-               : disk->info->size / 20;
+               : used / 20;
 }
 
 guint64
