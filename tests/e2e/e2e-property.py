@@ -328,7 +328,8 @@ class World:
         if not self.lab.guest.is_active():
             self.say("on")
             self.lab.on()
-            if event == "kill":
+            # A reader that takes nothing keeps QEMU from ending in order, until libvirt kills it.
+            if event == "kill" or where == "disk-data":
                 self.doubt_all("bitmap-unusable")
 
     def disturb(self, event):
