@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -13,13 +14,18 @@ from vmbtest.image import GIB, KIB, MIB  # noqa: E402
 from vmbtest.libvirtd import PrivateLibvirt  # noqa: E402
 from vmbtest.vmbackup import Tool  # noqa: E402
 
-__all__ = ["Bench", "Disk", "Guest", "KIB", "MIB", "PrivateLibvirt", "Tool", "image", "libvirt",
-           "process", "tap"]
+__all__ = ["Bench", "Disk", "Guest", "KIB", "MIB", "PrivateLibvirt", "Repository", "Tool", "codes",
+           "image", "libvirt", "process", "tap"]
 
 # So long a guard may need to end a dead run's job and to release the guest, on a busy machine.
 RESCUE = 20
 # And so long until it is gone: a dead program's freeze and job may still be under way.
 GUARD_END = 60
+
+
+def codes(result):
+    """The reasons of the one domain of a run."""
+    return [reason["code"] for reason in result.json_lines[0]["reasons"]]
 
 
 class Bench:
@@ -34,7 +40,6 @@ class Bench:
     SIZES = (16 * MIB, 8 * MIB + 1536)
 
     def __init__(self, suite, writer=False, host=None, **options):
-        self.suite = suite
         self.host = host or PrivateLibvirt(suite)
         self.guest = Guest(self.host, disks=[*self.SIZES, 16 * MIB], mount=("vdc",), writer=writer,
                            start=True, **options)
@@ -45,13 +50,11 @@ class Bench:
                        for target, size in zip(self.TARGETS, self.SIZES)}
         self._snapshots = 0
 
-    def repository(self, name, cleanup=None):
-        """A new repository with its Tool; in memory, and gone with the test if cleanup is given."""
-        if cleanup is None:
-            return Repository(self, self.host.path("repo-" + name))
-        path = self.host.tmpfs("repo-" + name, 2 * GIB, 0o700)
+    def repository(self, name, cleanup, size=2 * GIB):
+        """A new repository with its Tool; in memory, and gone with the test."""
+        path = self.host.tmpfs("repo-" + name, size, 0o700)
         cleanup.defer(self.host.umount, path)
-        return Repository(self, path)
+        return Repository(self, path, cleanup)
 
     # The disks
 
@@ -117,14 +120,19 @@ class Bench:
         """Until the guards have gone."""
         t.eventually(lambda: not self.guards(), timeout, "the guards have ended", 0.1)
 
-    def fresh(self, t, name):
+    def fresh(self, t, name, **options):
         """A new repository that holds one full, on a guest without traces of earlier tests."""
         self.wait_no_guard(t)
+        if not self.guest.is_active():
+            self.guest.start()
+            self.guest.wait_agent()
         self.guest.resume()
         t.eventually(self.thawed, RESCUE, "the guest is thawed", 0.1)
         for checkpoint in self.guest.dom.listAllCheckpoints(0):
             checkpoint.delete()
-        repository = self.repository(name, t)
+        for path in self.leftovers():
+            shutil.rmtree(path)
+        repository = self.repository(name, t, **options)
         self.write(t.random)
         repository.plain(t, "full")
         self.write(t.random)
@@ -134,9 +142,9 @@ class Bench:
 class Repository:
     """A repository, and what its points must read as."""
 
-    def __init__(self, bench, path):
+    def __init__(self, bench, path, cleanup):
         self.bench, self.path = bench, path
-        self.tool = Tool(bench.suite, repo=path, host=bench.host, env={
+        self.tool = Tool(cleanup, repo=path, host=bench.host, env={
             "VMBACKUP_TEST_RUN_DIR": bench.run_dir, "VMBACKUP_TEST_GUARD_LOG": bench.guard_log})
         self.expected = {}
         self.tool.ok("init")
@@ -252,6 +260,14 @@ class Repository:
         """The guest is as it was, and scratch and run directories are empty."""
         self.bench.guest.assert_healthy()
         t.equal(self.bench.leftovers(), [], "left behind")
+
+    def assert_no_point(self, t, base):
+        """A run that ended by itself has left nothing; base: the checkpoints before it."""
+        t.equal(self.new_points(), [], "points")
+        t.equal(self.bench.guest.checkpoints(), base, "checkpoints")
+        t.equal(self.left(), [], "left in the repository")
+        t.equal(self.bench.leftovers(), [], "left behind")
+        t.equal(self.bench.guards(), [], "guards")
 
     def left(self):
         """What a run that died or failed may leave in the repository: staging and journal."""

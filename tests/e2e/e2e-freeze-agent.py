@@ -5,8 +5,8 @@
 import signal
 import time
 
-from common import Disk, Guest, MIB, tap
-from freezing import codes, lab, next_run, no_point, stays_free
+from common import Disk, Guest, MIB, codes, tap
+from freezing import lab, next_run, stays_free
 
 
 def hang(t, bench, repository, seconds, *more):
@@ -72,7 +72,7 @@ def test_agent_hangs_under_require(t):
     t.ok(not bench.thawed(), "the agent is back already")
     result.expect(22)
     t.equal(result.json_lines[0]["error"]["code"], "quiesce")
-    no_point(t, bench, repository, base)
+    repository.assert_no_point(t, base)
     wait_agent_back(t, bench)
     bench.wait_no_guard(t, 30)
     stays_free(t, bench, 4)

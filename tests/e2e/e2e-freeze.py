@@ -5,8 +5,8 @@
 import signal
 import time
 
-from common import process, tap
-from freezing import PROMPT, codes, lab, next_run, no_point, wait_free
+from common import codes, process, tap
+from freezing import PROMPT, lab, next_run, wait_free
 
 # The program and its guard
 
@@ -123,7 +123,7 @@ def test_guard_killed_before_the_freeze(t):
     bench.wait_no_guard(t)
     go()
     running.wait().expect(1).says("guard")
-    no_point(t, bench, repository, base)
+    repository.assert_no_point(t, base)
     t.ok(bench.guest.is_writing(PROMPT), "the guest does not write")
     next_run(t, bench, repository)
 
@@ -140,7 +140,7 @@ def signalled(t, number):
     go()
     running.wait().expect(128 + number)
     wait_free(t, bench, since, PROMPT)
-    no_point(t, bench, repository, base)
+    repository.assert_no_point(t, base)
     t.equal(bench.guards(), [], "guards")
     next_run(t, bench, repository)
 
@@ -175,7 +175,7 @@ def test_budget_overrun_under_require(t):
     result = repository.run("--freeze-timeout", "1s", "--quiesce", "require",
                             fail_at="frozen=delay:2500").expect(22)
     t.equal(result.json_lines[0]["error"]["code"], "quiesce")
-    no_point(t, bench, repository, base)
+    repository.assert_no_point(t, base)
     next_run(t, bench, repository, more=("--quiesce", "require"))
 
 
@@ -238,7 +238,7 @@ def test_paused_before(t):
         bench.write(t.random)
     base = bench.guest.checkpoints()
     repository.run("--quiesce", "require").expect(22)
-    no_point(t, bench, repository, base)
+    repository.assert_no_point(t, base)
     for mode in ("auto", "pause"):
         for step in ("freeze-asked", "guard-armed", "job-started"):
             result = repository.run("--quiesce", mode, fail_at=step + "=kill")

@@ -15,11 +15,6 @@ def lab(t):
     return bench, bench.fresh(t, t.name)
 
 
-def codes(result):
-    """The reasons of the one domain of a run."""
-    return [reason["code"] for reason in result.json_lines[0]["reasons"]]
-
-
 def wait_free(t, bench, since, limit, what="thawed"):
     """The guest writes again, at most limit seconds after since. Asks without the agent."""
     t.eventually(bench.guest.is_running, limit, "the guest runs")
@@ -35,14 +30,6 @@ def stays_free(t, bench, seconds):
     while time.monotonic() < end:
         t.ok(bench.guest.is_writing(PROMPT), "the guest does not write any more")
     bench.guest.assert_healthy()
-
-
-def no_point(t, bench, repository, base):
-    """The run has left nothing."""
-    t.equal(repository.new_points(), [])
-    t.equal(bench.guest.checkpoints(), base)
-    t.equal(repository.left(), [], "left in the repository")
-    t.equal(bench.leftovers(), [], "left behind")
 
 
 def next_run(t, bench, repository, *reasons, **options):
