@@ -261,13 +261,16 @@ class Repository:
         self.bench.guest.assert_healthy()
         t.equal(self.bench.leftovers(), [], "left behind")
 
-    def assert_no_point(self, t, base):
-        """A run that ended by itself has left nothing; base: the checkpoints before it."""
+    def assert_no_point(self, t, base, guard=False):
+        """A run that ended by itself has left nothing but, where needed, its guard.
+
+        base: the checkpoints before it.
+        """
         t.equal(self.new_points(), [], "points")
         t.equal(self.bench.guest.checkpoints(), base, "checkpoints")
         t.equal(self.left(), [], "left in the repository")
         t.equal(self.bench.leftovers(), [], "left behind")
-        t.equal(self.bench.guards(), [], "guards")
+        t.equal(len(self.bench.guards()), int(guard), "guards")
 
     def left(self):
         """What a run that died or failed may leave in the repository: staging and journal."""

@@ -72,7 +72,7 @@ def test_agent_hangs_under_require(t):
     t.ok(not bench.thawed(), "the agent is back already")
     result.expect(22)
     t.equal(result.json_lines[0]["error"]["code"], "quiesce")
-    repository.assert_no_point(t, base)
+    repository.assert_no_point(t, base, guard=True)
     wait_agent_back(t, bench)
     bench.wait_no_guard(t, 30)
     stays_free(t, bench, 4)
