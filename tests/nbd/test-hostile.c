@@ -16,6 +16,7 @@ open_reader(const Fake *fake)
 {
     g_autoptr(GError) error = NULL;
     VmbNbdOptions options = {.socket = fake_socket(fake),
+                             .max_requests = 8, /* whatever the default is tuned to */
                              .export_name = "",
                              .dirty_context = FAKE_CONTEXT,
                              .label = "guest/vda",
