@@ -21,11 +21,12 @@ static const struct {
     VmbReasonCode first;
     const char *title;
 } groups[] = {
-    {VMB_REASON_FIRST_BACKUP, "Why a disk is stored in full"},
+    {VMB_REASON_FIRST_BACKUP, "Why a disk is stored in full, or compared"},
     {VMB_REASON_CDROM, "Why a disk is not in the point"},
     {VMB_REASON_RESIZED, "What the data showed"},
     {VMB_REASON_AGENT_ABSENT, "Why the consistency is lower"},
     {VMB_REASON_CONFIG_UNREADABLE, "What else happened"},
+    {VMB_REASON_DOMAIN_RENAMED, "What became of the domain"},
 };
 
 int

@@ -11,7 +11,8 @@
 typedef struct {
     const VmbDiskInfo *info;   /* borrowed from the plan's domain info */
     VmbLevel level;
-    VmbReasonCode reason;      /* why full; VMB_N_REASONS for an incremental */
+    VmbMethod method;          /* compare is an incremental that reads the whole disk */
+    VmbReasonCode reason;      /* why full or compared; VMB_N_REASONS for one by bitmap */
     GPtrArray *layers;         /* VmbSourceLayer now */
     VmbPoint *parent;          /* borrowed from the points; NULL for a full */
     const VmbManifestDisk *parent_disk;

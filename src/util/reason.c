@@ -30,6 +30,12 @@ static const struct {
         "The newest point's image or digests cannot be read, so nothing can build on them."},
     [VMB_REASON_CHAIN_LIMIT] = {"chain-limit", FALSE,
         "The disk's chain has reached its greatest length, so a new one begins."},
+    [VMB_REASON_SPOT_CHECK_FAILED] = {"spot-check-failed", TRUE,
+        "Blocks that the bitmap calls unchanged differ from the newest point, so the bitmap is not "
+        "this disk's."},
+    [VMB_REASON_ADOPTED] = {"adopted", FALSE,
+        "The repository is an adopted copy; checkpoints that its points name belong to the "
+        "original."},
     [VMB_REASON_CDROM] = {"cdrom", FALSE, "A cdrom is not backed up."},
     [VMB_REASON_FLOPPY] = {"floppy", FALSE, "A floppy is not backed up."},
     [VMB_REASON_READ_ONLY] = {"read-only", FALSE, "A read-only disk is not backed up."},
@@ -42,6 +48,11 @@ static const struct {
     [VMB_REASON_BITMAP_CONTRADICTED] = {"bitmap-contradicted", TRUE,
         "Ranges that the bitmap calls unchanged read as zero where the newest point holds data (a "
         "disk that shrank and grew again does that); they were stored as zero."},
+    [VMB_REASON_DISK_RENAMED] = {"disk-renamed", FALSE,
+        "The disk has another target than in its newest point; its chain goes on."},
+    [VMB_REASON_DISK_REMOVED] = {"disk-removed", TRUE,
+        "A disk of the newest point is no longer part of the domain; its last state stays in the "
+        "older points."},
     [VMB_REASON_AGENT_ABSENT] = {"agent-absent", TRUE,
         "The guest agent is not connected, so the guest was not frozen."},
     [VMB_REASON_AGENT_TIMEOUT] = {"agent-timeout", TRUE,
@@ -73,6 +84,18 @@ static const struct {
         "The domain's disks changed while the backup was running."},
     [VMB_REASON_SCRATCH_WORST_CASE] = {"scratch-worst-case", FALSE,
         "The scratch directory cannot hold the worst case; the backup aborts before it is full."},
+    [VMB_REASON_DOMAIN_RENAMED] = {"domain-renamed", FALSE,
+        "The domain has another name than in its newest point; its chain goes on."},
+    [VMB_REASON_DOMAIN_RECREATED] = {"domain-recreated", TRUE,
+        "The repository holds points of another domain that had this name; this one begins anew."},
+    [VMB_REASON_OTHER_HOST] = {"other-host", FALSE,
+        "The newest point was made on another host."},
+    [VMB_REASON_CHECKPOINT_REDEFINED] = {"checkpoint-redefined", FALSE,
+        "libvirt had lost the record of a checkpoint (the domain was undefined or has migrated); "
+        "it was defined again from the repository, and its bitmaps are good."},
+    [VMB_REASON_STARTED_MEANWHILE] = {"started-meanwhile", FALSE,
+        "The domain was started while it was backed up shut off; what had been read was dropped, "
+        "and it was backed up running."},
 };
 
 const char *

@@ -4,7 +4,7 @@
 #include <glib.h>
 
 typedef enum {
-    /* why a disk is full */
+    /* why a disk is stored in full, or compared */
     VMB_REASON_FIRST_BACKUP,
     VMB_REASON_FULL_REQUESTED,
     VMB_REASON_NEW_DISK,
@@ -15,6 +15,8 @@ typedef enum {
     VMB_REASON_LAYER_CHANGED,
     VMB_REASON_PARENT_DAMAGED,
     VMB_REASON_CHAIN_LIMIT,
+    VMB_REASON_SPOT_CHECK_FAILED,
+    VMB_REASON_ADOPTED,
     /* why a disk is not in the point */
     VMB_REASON_CDROM,
     VMB_REASON_FLOPPY,
@@ -24,6 +26,8 @@ typedef enum {
     /* what the data taught */
     VMB_REASON_RESIZED,
     VMB_REASON_BITMAP_CONTRADICTED,
+    VMB_REASON_DISK_RENAMED,
+    VMB_REASON_DISK_REMOVED,
     /* why the consistency is lower */
     VMB_REASON_AGENT_ABSENT,
     VMB_REASON_AGENT_TIMEOUT,
@@ -42,6 +46,12 @@ typedef enum {
     VMB_REASON_LEFTOVERS_KEPT,
     VMB_REASON_DISKS_CHANGED,
     VMB_REASON_SCRATCH_WORST_CASE,
+    /* what became of the domain since its newest point */
+    VMB_REASON_DOMAIN_RENAMED,
+    VMB_REASON_DOMAIN_RECREATED,
+    VMB_REASON_OTHER_HOST,
+    VMB_REASON_CHECKPOINT_REDEFINED,
+    VMB_REASON_STARTED_MEANWHILE,
     VMB_N_REASONS,
 } VmbReasonCode;
 
