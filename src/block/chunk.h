@@ -39,6 +39,10 @@ typedef struct {
     guint8 *data;   /* VMB_CHUNK_SIZE bytes, owned by the pipeline */
     guint8 *output; /* VMB_CHUNK_SIZE bytes for stored forms, owned by the pipeline */
     guint n_blocks; /* used elements of blocks[] of a DATA chunk */
+    /* Encoding against an earlier state: blocks[] hold what is known of it (kind; digest of data),
+     * and a block that has not changed becomes ABSENT. */
+    gboolean compare;
+    gboolean probe; /* for the one who takes and emits it */
     VmbBlock blocks[VMB_CHUNK_BLOCKS];
     guint64 sequence; /* pipeline's own */
 } VmbChunk;

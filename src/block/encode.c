@@ -34,17 +34,27 @@ vmb_encoder_free(VmbEncoder *encoder)
     g_free(encoder);
 }
 
-/* @out: room for one block's stored form. */
+static gboolean
+holds_data(const VmbBlock *block)
+{
+    return block->kind == VMB_BLOCK_PLAIN || block->kind == VMB_BLOCK_COMPRESSED;
+}
+
+/* @out: room for one block's stored form. @before: what the block was, or NULL. */
 static void
-encode_block(VmbEncoder *encoder, const guint8 *data, guint8 *out, VmbBlock *block)
+encode_block(VmbEncoder *encoder, const guint8 *data, guint8 *out, const VmbBlock *before,
+             VmbBlock *block)
 {
     memset(block, 0, sizeof *block);
     if (vmb_zero_detect(data, VMB_BLOCK_SIZE)) {
-        block->kind = VMB_BLOCK_ZERO;
+        block->kind = before != NULL && !holds_data(before) ? VMB_BLOCK_ABSENT : VMB_BLOCK_ZERO;
         memcpy(block->digest, encoder->zero_digest, VMB_DIGEST_SIZE);
         return;
     }
     vmb_digest_block(encoder->digest, data, VMB_BLOCK_SIZE, block->digest);
+    if (before != NULL && holds_data(before) &&
+        memcmp(before->digest, block->digest, VMB_DIGEST_SIZE) == 0)
+        return; /* ABSENT */
     gsize length =
         encoder->compressor != NULL ? vmb_compressor_block(encoder->compressor, data, out) : 0;
     if (length > 0) {
@@ -68,6 +78,8 @@ vmb_encoder_chunk(VmbEncoder *encoder, VmbChunk *chunk)
     memset(chunk->data + chunk->length, 0, padded - (gsize)chunk->length);
     for (guint i = 0; i < chunk->n_blocks; i++) {
         gsize at = (gsize)i << VMB_BLOCK_BITS;
-        encode_block(encoder, chunk->data + at, chunk->output + at, &chunk->blocks[i]);
+        VmbBlock before = chunk->blocks[i];
+        encode_block(encoder, chunk->data + at, chunk->output + at,
+                     chunk->compare ? &before : NULL, &chunk->blocks[i]);
     }
 }

@@ -213,6 +213,9 @@ vmb_verb_backup(VmbCommand *command)
         {"all", 'a', VMB_OPTION_FLAG, NULL, "every running domain", &backup.all},
         {"level", 'l', VMB_OPTION_CHOICE, "auto|full|incremental",
          "what to store of each disk (auto: incremental where possible)", &backup.level},
+        {"no-compare", 0, VMB_OPTION_FLAG, NULL,
+         "store a disk without a usable bitmap in full instead of comparing it",
+         &backup.job.no_compare},
         {"quiesce", 0, VMB_OPTION_CHOICE, "auto|require|pause|none",
          "how to make the guest hold still for the instant of the backup (auto: freeze it if its "
          "agent answers)",

@@ -229,6 +229,13 @@ vmb_chain_map(VmbChain *chain, guint64 index, const VmbChainWindow **window, GEr
 }
 
 gboolean
+vmb_chain_is_cut(VmbChain *chain, const VmbBlock *block, guint64 offset)
+{
+    return block->kind != VMB_BLOCK_ABSENT && block->layer > 0 &&
+           chain->parts[block->layer].visible < offset + VMB_BLOCK_SIZE;
+}
+
+gboolean
 vmb_chain_digests_end(VmbChain *chain, guint layer, guint8 digest[VMB_DIGEST_SIZE], GError **error)
 {
     VmbChainPart *part = &chain->parts[layer];

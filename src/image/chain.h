@@ -38,6 +38,10 @@ gboolean vmb_chain_window(VmbChain *chain, guint64 index, const VmbChainWindow *
 gboolean vmb_chain_map(VmbChain *chain, guint64 index, const VmbChainWindow **window,
                        GError **error);
 
+/* TRUE if @block, at disk offset @offset, comes from an older layer and a newer, shorter one cuts
+ * it: its digest then is not that of what it reads as. */
+gboolean vmb_chain_is_cut(VmbChain *chain, const VmbBlock *block, guint64 offset);
+
 /* After the last window: reads the digest files to their ends (no record may be left over in any
  * layer... beyond what the windows showed) and gives each file's digest. @digest: layer's. */
 gboolean vmb_chain_digests_end(VmbChain *chain, guint layer, guint8 digest[VMB_DIGEST_SIZE],

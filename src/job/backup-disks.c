@@ -14,16 +14,17 @@ describe(const VmbBackupRun *run, const VmbPlanDisk *plan)
     VmbManifestDisk *disk = vmb_manifest_disk_new();
     const VmbDiskInfo *info = plan->info;
     gboolean incremental = plan->level == VMB_LEVEL_INCREMENTAL;
+    gboolean bitmap = plan->method == VMB_METHOD_BITMAP;
     disk->target = g_strdup(info->target);
     disk->id = g_strdup(info->id);
     disk->bus = g_strdup(info->bus);
     disk->serial = g_strdup(info->serial);
     disk->size = info->size;
     disk->level = plan->level;
-    disk->method = incremental ? VMB_METHOD_BITMAP : VMB_METHOD_FULL;
+    disk->method = plan->method;
     disk->reason = plan->reason;
     disk->parent = incremental ? g_strdup(plan->parent->id) : NULL;
-    disk->base_checkpoint = incremental ? g_strdup(plan->parent_disk->checkpoint) : NULL;
+    disk->base_checkpoint = bitmap ? g_strdup(plan->parent_disk->checkpoint) : NULL;
     disk->checkpoint = info->bitmaps ? g_strdup(run->checkpoint) : NULL;
     g_clear_pointer(&disk->layers, g_ptr_array_unref);
     disk->layers = g_ptr_array_ref(plan->layers);
@@ -47,37 +48,63 @@ survey_unit(const VmbDiskInfo *info)
     return plain ? 0 : MAX(info->cluster_size, VMB_BLOCK_SIZE);
 }
 
+/* What an incremental builds on: the parent's chain, open, and its name for the image's header. */
+typedef struct {
+    GArray *links;
+    VmbChainFiles *files;
+    char *backing, *context;
+} Parent;
+
+static void
+parent_clear(Parent *parent)
+{
+    g_clear_pointer(&parent->files, vmb_chain_files_free);
+    g_clear_pointer(&parent->links, g_array_unref);
+    g_clear_pointer(&parent->backing, g_free);
+    g_clear_pointer(&parent->context, g_free);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Parent, parent_clear)
+
+static gboolean
+open_parent(VmbBackupRun *run, const VmbPlanDisk *plan, Parent *parent, VmbDiskBackup *backup,
+            GError **error)
+{
+    gboolean compare = plan->method == VMB_METHOD_COMPARE;
+    parent->links = vmb_repo_chain(run->points, plan->parent, plan->info->id, error);
+    if (parent->links == NULL)
+        return FALSE;
+    parent->files =
+        vmb_chain_files_open(parent->links, run->result->domain, FALSE, compare, error);
+    if (parent->files == NULL)
+        return FALSE;
+    if (!compare)
+        parent->context = g_strdup_printf("qemu:dirty-bitmap:backup-%s", plan->info->target);
+    parent->backing = vmb_layout_backing_file(plan->parent->id, plan->parent_disk->image);
+    backup->dirty_context = parent->context;
+    backup->parent = vmb_chain_files_chain(parent->files);
+    backup->compare = compare;
+    backup->parent_size = plan->parent_disk->size;
+    backup->backing_file = parent->backing;
+    backup->unit = compare ? 0 : survey_unit(plan->info);
+    return TRUE;
+}
+
 static gboolean
 read_disk(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *base,
           VmbManifestDisk *entry, GError **error)
 {
     VmbDiskBackup backup = *base;
-    g_autoptr(GArray) links = NULL;
-    g_autoptr(VmbChainFiles) parent = NULL;
-    g_autofree char *context = NULL, *backing = NULL;
+    g_auto(Parent) parent = {0};
     guint64 contradicted = 0;
-    if (plan->level == VMB_LEVEL_INCREMENTAL) {
-        links = vmb_repo_chain(run->points, plan->parent, plan->info->id, error);
-        if (links == NULL)
-            return FALSE;
-        parent = vmb_chain_files_open(links, run->result->domain, FALSE, FALSE, error);
-        if (parent == NULL)
-            return FALSE;
-        context = g_strdup_printf("qemu:dirty-bitmap:backup-%s", plan->info->target);
-        backing = vmb_layout_backing_file(plan->parent->id, plan->parent_disk->image);
-        backup.dirty_context = context;
-        backup.parent = vmb_chain_files_chain(parent);
-        backup.parent_size = plan->parent_disk->size;
-        backup.backing_file = backing;
-        backup.unit = survey_unit(plan->info);
-        if (plan->parent_disk->size != plan->info->size)
-            vmb_reason_add(run->reasons, VMB_REASON_RESIZED, plan->info->target,
-                           "%s: disk %s has %" G_GUINT64_FORMAT " bytes now, and had %"
-                           G_GUINT64_FORMAT, run->result->domain, plan->info->target,
-                           plan->info->size, plan->parent_disk->size);
-    }
+    if (plan->level == VMB_LEVEL_INCREMENTAL && !open_parent(run, plan, &parent, &backup, error))
+        return FALSE;
     if (!vmb_disk_backup(&backup, entry, &contradicted, error))
         return FALSE;
+    if (plan->level == VMB_LEVEL_INCREMENTAL && plan->parent_disk->size != plan->info->size)
+        vmb_reason_add(run->reasons, VMB_REASON_RESIZED, plan->info->target,
+                       "%s: disk %s has %" G_GUINT64_FORMAT " bytes now, and had %"
+                       G_GUINT64_FORMAT, run->result->domain, plan->info->target,
+                       plan->info->size, plan->parent_disk->size);
     if (contradicted > 0)
         vmb_reason_add(run->reasons, VMB_REASON_BITMAP_CONTRADICTED, plan->info->target,
                        "%s: disk %s: %" G_GUINT64_FORMAT " bytes read as zero although the bitmap "
@@ -87,7 +114,7 @@ read_disk(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *base,
 }
 
 static gboolean
-back_up_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
+store_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
 {
     g_autoptr(VmbManifestDisk) entry = describe(run, plan);
     g_autofree char *label =
@@ -113,6 +140,29 @@ back_up_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
         return FALSE;
     g_ptr_array_add(run->manifest->disks, g_steal_pointer(&entry));
     return TRUE;
+}
+
+/* A bitmap that a spot check contradicts is not trusted: the job goes on, and the disk is compared. */
+static gboolean
+back_up_disk(VmbBackupRun *run, VmbPlanDisk *plan, GError **error)
+{
+    g_autoptr(GError) first = NULL;
+    if (store_disk(run, plan, &first))
+        return TRUE;
+    if (plan->method != VMB_METHOD_BITMAP ||
+        !g_error_matches(first, VMB_ERROR, VMB_ERROR_NO_INCREMENTAL)) {
+        g_propagate_error(error, g_steal_pointer(&first));
+        return FALSE;
+    }
+    vmb_progress_add_total(run->progress, vmb_round_up(plan->info->size, 512));
+    g_autofree char *image = vmb_layout_image(plan->info->target);
+    g_autofree char *digests = vmb_layout_digests(plan->info->target);
+    return vmb_plan_give_up_bitmap(plan, run->options, run->points, run->result->domain,
+                                   VMB_REASON_SPOT_CHECK_FAILED, first->message, run->reasons,
+                                   error) &&
+           vmb_transaction_discard(run->transaction, image, error) &&
+           vmb_transaction_discard(run->transaction, digests, error) &&
+           store_disk(run, plan, error);
 }
 
 gboolean

@@ -96,7 +96,7 @@ describe_job(VmbBackupRun *run)
         run->job_disks[i].target = disk->info->target;
         run->job_disks[i].scratch = run->scratch->paths->pdata[i];
         run->job_disks[i].checkpoint = disk->info->bitmaps;
-        if (disk->level == VMB_LEVEL_INCREMENTAL)
+        if (disk->method == VMB_METHOD_BITMAP)
             run->job_disks[i].incremental = disk->parent_disk->checkpoint;
     }
     VmbBackupJobSpec spec = {run->scratch->socket, run->checkpoint, run->job_disks, disks->len};
@@ -163,7 +163,8 @@ begin_job(VmbBackupRun *run, GError **error)
     }
     /* The bitmaps were validated, and yet one is refused: once more, without them. */
     g_clear_pointer(&run->job, vmb_backup_job_free);
-    if (!vmb_plan_give_up_bitmaps(run->plan, run->options, run->reasons, error))
+    if (!vmb_plan_give_up_bitmaps(run->plan, run->options, run->points, run->result->domain,
+                                  run->reasons, error))
         return FALSE;
     describe_job(run);
     return freeze_begin_thaw(run, error);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The story of a backup of one domain, from its locks to its report. */
 #include "job/backup-run.h"
+#include "job/bind.h"
 #include "job/reconcile.h"
 #include "job/save-config.h"
 #include "repo/journal.h"
@@ -156,6 +157,7 @@ inspect(VmbBackupRun *run, GError **error)
     run->info = vmb_domain_inspect(run->domain, error);
     if (run->info == NULL)
         return FALSE;
+    vmb_bind_disks(run->info, run->points);
     run->plan = vmb_plan_new(run->options, run->domain, run->info, run->points, run->reasons,
                              error);
     return run->plan != NULL && vmb_fault_point("backup-inspected", error);

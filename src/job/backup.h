@@ -11,6 +11,7 @@ typedef struct {
     const char *repository;      /* path */
     const char *uri;             /* NULL: libvirt's default */
     VmbWantedLevel level;
+    gboolean no_compare;         /* a disk without a usable bitmap is stored in full */
     VmbQuiesceMode quiesce;
     guint64 freeze_timeout_ns;   /* budget; at most 60 s */
     const char *const *disks;    /* targets, NULL-terminated; NULL or empty: all */

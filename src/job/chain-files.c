@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The files behind a disk of a point, opened by the manifests and checked against them. */
 #include "job/chain-files.h"
+#include "image/qcow2-format.h"
 #include "repo/layout.h"
 #include "util/error.h"
 #include "util/text.h"
@@ -138,4 +139,29 @@ vmb_chain_files_open(const GArray *links, const char *domain, gboolean only_firs
     }
     files->chain = vmb_chain_open((const VmbChainLayer *)(gpointer)layers->data, n, error);
     return files->chain != NULL ? g_steal_pointer(&files) : NULL;
+}
+
+gboolean
+vmb_chain_files_check_digests(const GArray *links, const char *domain, GError **error)
+{
+    g_autoptr(VmbChainFiles) files = vmb_chain_files_open(links, domain, FALSE, TRUE, error);
+    if (files == NULL)
+        return FALSE;
+    guint64 windows = (vmb_chain_size(files->chain) + VMB_QCOW2_L2_SPAN - 1) / VMB_QCOW2_L2_SPAN;
+    for (guint64 index = 0; index < windows; index++) {
+        const VmbChainWindow *window = NULL;
+        if (!vmb_chain_window(files->chain, index, &window, error))
+            return FALSE;
+    }
+    for (guint i = 0; i < links->len; i++) {
+        const VmbChainLink *link = &g_array_index(links, VmbChainLink, i);
+        guint8 digest[VMB_DIGEST_SIZE];
+        if (!vmb_chain_digests_end(files->chain, i, digest, error))
+            return FALSE;
+        if (memcmp(digest, link->disk->digests_digest, VMB_DIGEST_SIZE) != 0)
+            return vmb_error_set(error, VMB_ERROR_DAMAGE,
+                                 "%s/%s disk %s: %s differs from the manifest's digest", domain,
+                                 link->point->id, link->disk->target, link->disk->digests);
+    }
+    return TRUE;
 }

@@ -15,6 +15,10 @@ VmbChainFiles *vmb_chain_files_open(const GArray *links, const char *domain, gbo
 void vmb_chain_files_free(VmbChainFiles *files);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbChainFiles, vmb_chain_files_free)
 
+/* Reads maps and digests of the whole chain, and no data, and compares the digests of the digest files with
+ * the manifests: afterwards each block's digest can be relied upon. Errors: VMB_ERROR_DAMAGE. */
+gboolean vmb_chain_files_check_digests(const GArray *links, const char *domain, GError **error);
+
 VmbChain *vmb_chain_files_chain(VmbChainFiles *files); /* borrowed */
 /* The newest link's image, for checks of its structure. */
 int vmb_chain_files_image_fd(VmbChainFiles *files);

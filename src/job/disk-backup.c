@@ -7,6 +7,7 @@
 #include "image/digest-file.h"
 #include "image/qcow2-format.h"
 #include "image/qcow2-writer.h"
+#include "job/compare.h"
 #include "nbd/reader.h"
 #include "util/error.h"
 #include "util/fault.h"
@@ -42,6 +43,9 @@ typedef struct {
         gboolean shrank;
     } survey;
     guint64 contradicted; /* blocks */
+    VmbChainWindow beyond;        /* where the parent has ended */
+    const VmbChainWindow *window; /* the parent's, where the plan is now; NULL for a full */
+    VmbSpotCheck *spot_check;     /* NULL: there is no bitmap to be tested */
     guint64 first_read, last_read; /* monotonic ns: first one submitted, last one completed */
 } Disk;
 
@@ -93,6 +97,8 @@ write_zero(Disk *disk, guint64 offset, guint64 length, GError **error)
 static gboolean
 write_block(Disk *disk, guint64 offset, const VmbBlock *block, GError **error)
 {
+    if (block->kind == VMB_BLOCK_ABSENT)
+        return TRUE; /* it has not changed */
     if (block->kind == VMB_BLOCK_ZERO)
         return write_zero(disk, offset, MIN(VMB_BLOCK_SIZE, disk->size - offset), error);
     return vmb_qcow2_writer_block(disk->writer, offset, block->kind, block->stored,
@@ -101,9 +107,21 @@ write_block(Disk *disk, guint64 offset, const VmbBlock *block, GError **error)
 }
 
 static gboolean
+judge_probe(const Disk *disk, const VmbChunk *chunk, GError **error)
+{
+    return chunk->blocks[0].kind == VMB_BLOCK_ABSENT ||
+           vmb_error_set(error, VMB_ERROR_NO_INCREMENTAL,
+                         "%s: the bitmap calls the block at offset %" G_GUINT64_FORMAT
+                         " unchanged, but it differs from the newest point",
+                         disk->backup->label, chunk->offset);
+}
+
+static gboolean
 emit(const VmbChunk *chunk, gpointer user, GError **error)
 {
     Disk *disk = user;
+    if (chunk->probe)
+        return judge_probe(disk, chunk, error);
     vmb_progress_advance(disk->backup->progress, chunk->length,
                          chunk->data != NULL ? chunk->length : 0);
     if (chunk->data == NULL)
@@ -170,8 +188,20 @@ wait_for_room(Disk *disk, GError **error)
     return vmb_nbd_reader_wait(disk->reader, vmb_pipeline_fd(disk->pipeline), error);
 }
 
+/* @probe: what the one block is expected to be, or NULL for one that is to be stored. */
+static void
+prepare(const Disk *disk, VmbChunk *chunk, const VmbBlock *probe)
+{
+    if (probe != NULL) {
+        chunk->compare = chunk->probe = TRUE;
+        chunk->blocks[0] = *probe;
+    } else if (disk->backup->compare) {
+        vmb_compare_expect(disk->backup->parent, disk->window, chunk);
+    }
+}
+
 static gboolean
-submit(Disk *disk, guint64 offset, guint32 length, GError **error)
+submit(Disk *disk, guint64 offset, guint32 length, const VmbBlock *probe, GError **error)
 {
     VmbChunk *chunk = NULL;
     for (;;) {
@@ -187,6 +217,7 @@ submit(Disk *disk, guint64 offset, guint32 length, GError **error)
             return FALSE;
         }
     }
+    prepare(disk, chunk, probe);
     if (!vmb_nbd_reader_submit(disk->reader, chunk->data, offset, length, read_done, chunk, disk,
                                error))
         return FALSE;
@@ -201,7 +232,7 @@ static gboolean
 read_range(Disk *disk, guint64 offset, guint64 length, GError **error)
 {
     for (guint64 done = 0; done < length; done += VMB_CHUNK_SIZE)
-        if (!submit(disk, offset + done, (guint32)MIN(length - done, VMB_CHUNK_SIZE), error))
+        if (!submit(disk, offset + done, (guint32)MIN(length - done, VMB_CHUNK_SIZE), NULL, error))
             return FALSE;
     return TRUE;
 }
@@ -244,17 +275,52 @@ static gboolean
 plan_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, gboolean *any,
             guint64 *contradicted, GError **error)
 {
-    const VmbChainWindow *parent = NULL;
-    const VmbChainWindow beyond = {.offset = offset, .empty = TRUE};
+    const VmbDiskBackup *backup = disk->backup;
     if (is_incremental(disk)) {
-        parent = &beyond;
-        if (offset < disk->backup->parent_size &&
-            !vmb_chain_map(disk->backup->parent, offset / VMB_QCOW2_L2_SPAN, &parent, error))
+        disk->beyond = (VmbChainWindow){.offset = offset, .empty = TRUE};
+        disk->window = &disk->beyond;
+        guint64 index = offset / VMB_QCOW2_L2_SPAN;
+        if (offset < backup->parent_size &&
+            !(backup->compare ? vmb_chain_window(backup->parent, index, &disk->window, error)
+                              : vmb_chain_map(backup->parent, index, &disk->window, error)))
             return FALSE;
     }
     *any = vmb_disk_backup_plan(offset, blocks_of_window(disk, offset), disk->size, extents,
-                                disk->dirty_from, disk->suspect_from, parent, actions,
+                                disk->dirty_from, disk->suspect_from, disk->window, actions,
                                 contradicted);
+    return TRUE;
+}
+
+/* ---- testing the bitmap ---- */
+
+typedef struct {
+    const guint8 *actions;
+    guint n_blocks; /* of the disk's window, which may be shorter than the parent's */
+} Actions;
+
+static gboolean
+is_skipped(guint block, gpointer user)
+{
+    const Actions *window = user;
+    return block < window->n_blocks && window->actions[block] == VMB_ACTION_SKIP;
+}
+
+static gboolean
+spot_check(Disk *disk, guint8 *actions, GError **error)
+{
+    const guint *chosen = NULL;
+    if (disk->spot_check == NULL)
+        return TRUE;
+    Actions window = {actions, blocks_of_window(disk, disk->window->offset)};
+    guint n = vmb_spot_check_choose(disk->spot_check, disk->window, is_skipped, &window, &chosen);
+    for (guint i = 0; i < n; i++) {
+        VmbBlock expected;
+        guint64 offset = disk->window->offset + (guint64)chosen[i] * VMB_BLOCK_SIZE;
+        if (vmb_spot_check_expect(disk->spot_check, disk->window, chosen[i], &expected) &&
+            !submit(disk, offset, (guint32)MIN(VMB_BLOCK_SIZE, disk->size - offset), &expected,
+                    error))
+            return FALSE;
+    }
     return TRUE;
 }
 
@@ -263,7 +329,8 @@ do_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, GE
 {
     guint n_blocks = blocks_of_window(disk, offset);
     gboolean any;
-    if (!plan_window(disk, offset, extents, actions, &any, &disk->contradicted, error))
+    if (!plan_window(disk, offset, extents, actions, &any, &disk->contradicted, error) ||
+        !spot_check(disk, actions, error))
         return FALSE;
     if (!any)
         return act(disk, offset, (guint64)n_blocks * VMB_BLOCK_SIZE, VMB_ACTION_SKIP, error);
@@ -279,13 +346,17 @@ do_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, GE
 
 /* The extents of a query that lie in one window. */
 static GArray *
-extents_of_window(const GArray *extents, guint *cursor, guint64 offset, guint64 end)
+extents_of_window(const Disk *disk, const GArray *extents, guint *cursor, guint64 offset,
+                  guint64 end)
 {
     GArray *part = g_array_new(FALSE, FALSE, sizeof(VmbNbdExtent));
     for (guint i = *cursor; i < extents->len; i++) {
         VmbNbdExtent extent = g_array_index(extents, VmbNbdExtent, i);
         if (extent.offset >= end)
             break;
+        /* No bitmap says so: each block shows by itself whether it has changed. */
+        if (disk->backup->compare)
+            extent.dirty = FALSE;
         if (extent.offset + extent.length > offset)
             g_array_append_val(part, extent);
         if (extent.offset + extent.length <= end)
@@ -311,7 +382,7 @@ each_window(Disk *disk, WindowFunc function, GError **error)
             return FALSE;
         for (guint64 offset = start; offset < stop; offset += VMB_QCOW2_L2_SPAN) {
             g_autoptr(GArray) part =
-                extents_of_window(extents, &cursor, offset, offset + VMB_QCOW2_L2_SPAN);
+                extents_of_window(disk, extents, &cursor, offset, offset + VMB_QCOW2_L2_SPAN);
             if (!function(disk, offset, part, actions, error))
                 return FALSE;
         }
@@ -412,7 +483,9 @@ vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *entry, guint64 *co
     VmbPipelineConfig config = {.worker_new = worker_new, .worker_free = worker_free,
                                 .work = encode, .emit = emit, .user = &disk};
     disk.dirty_from = disk.suspect_from = disk.survey.suspect_from = G_MAXUINT64;
-    if (backup->parent != NULL && backup->parent_size != backup->size)
+    if (backup->compare)
+        disk.suspect_from = 0;
+    else if (backup->parent != NULL && backup->parent_size != backup->size)
         disk.dirty_from = vmb_round_down(MIN(backup->parent_size, backup->size), VMB_BLOCK_SIZE);
     /* Freed in reverse order: reads into the pipeline's buffers end first. */
     g_autoptr(VmbQcow2Writer) writer = vmb_qcow2_writer_new(backup->image_fd, &image, error);
@@ -424,6 +497,9 @@ vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *entry, guint64 *co
         return FALSE;
     disk.writer = writer;
     disk.digests = digests;
+    g_autoptr(VmbSpotCheck) check = NULL;
+    if (backup->parent != NULL && !backup->compare)
+        check = disk.spot_check = vmb_spot_check_new(backup->parent, disk.size);
     g_autoptr(VmbPipeline) pipeline = vmb_pipeline_new(&config);
     disk.pipeline = pipeline;
     g_autoptr(VmbNbdReader) reader = open_reader(backup, disk.size, error);
@@ -432,6 +508,6 @@ vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *entry, guint64 *co
     disk.reader = reader;
     gboolean ok = read_disk(&disk, error) && finish(&disk, entry, error) &&
                   vmb_fault_point("disk-finished", error);
-    *contradicted = disk.contradicted * VMB_BLOCK_SIZE;
+    *contradicted = backup->compare ? 0 : disk.contradicted * VMB_BLOCK_SIZE;
     return ok;
 }

@@ -9,8 +9,10 @@
 typedef struct {
     const char *label;          /* "web01 disk vda" */
     const char *socket, *export_name;
-    const char *dirty_context;  /* NULL: a full */
-    VmbChain *parent;           /* the parent's chain, for its map; NULL for a full */
+    const char *dirty_context;  /* NULL: a full, or compare */
+    VmbChain *parent;           /* the parent's chain; NULL for a full */
+    gboolean compare;           /* everything is read, and what differs from the parent is stored; the
+                                 * parent was opened with digests, otherwise without */
     guint64 parent_size;        /* bytes */
     const char *backing_file;   /* for the header; NULL for a full */
     guint64 unit;               /* bytes, for vmb_disk_backup_survey(); 0: no survey is needed */
@@ -26,7 +28,8 @@ typedef struct {
 } VmbDiskBackup;
 
 /* Reads, encodes and writes; fills sizes, counts and digests of @disk. *@contradicted gets the bytes that
- * the bitmap calls clean, that read as zero, and where the parent holds data. No fsync. */
+ * the bitmap calls clean, that read as zero, and where the parent holds data. No fsync. A bitmap that a
+ * spot check contradicts is VMB_ERROR_NO_INCREMENTAL. */
 gboolean vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *disk, guint64 *contradicted,
                          GError **error);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The story of a check-up: can each domain, disk by disk, be backed up incrementally? */
 #include "job/doctor.h"
+#include "job/bind.h"
 #include "job/plan.h"
 #include "job/scratch-place.h"
 #include "job/scratch-space.h"
@@ -183,18 +184,24 @@ advice_for_bitmaps(Doctor *doctor, const VmbDiskInfo *disk)
                                "%s", doctor->name, path, doctor->name);
     return g_strdup_printf("virsh shutdown %s && qemu-img convert -O qcow2 %s %s.qcow2, then let the "
                            "disk point to it with type='qcow2' (virsh edit %s); otherwise this disk "
-                           "is read in full each time", doctor->name, path, path, doctor->name);
+                           "is read whole each time", doctor->name, path, path, doctor->name);
 }
 
 static void
 report_disk(Doctor *doctor, const VmbPlanDisk *disk)
 {
     const char *target = disk->info->target;
-    if (disk->level == VMB_LEVEL_INCREMENTAL) {
+    if (disk->method == VMB_METHOD_BITMAP || disk->method == VMB_METHOD_OFFLINE) {
         say(doctor, VMB_DOCTOR_OK, target, "disk", "the next backup is incremental");
+    } else if (disk->level == VMB_LEVEL_INCREMENTAL && disk->info->bitmaps) {
+        say(doctor, VMB_DOCTOR_NOTE, target, "disk",
+            "the next backup reads the whole disk and stores what differs [%s]: %s",
+            vmb_reason_name(disk->reason), vmb_reason_meaning(disk->reason));
     } else if (!disk->info->bitmaps) {
         VmbDoctorLine *line =
-            say(doctor, VMB_DOCTOR_PROBLEM, target, "disk", "no incremental backup is possible: %s",
+            say(doctor, VMB_DOCTOR_PROBLEM, target, "disk", 
+                "no backup by bitmap is possible, so it is read whole each time and only what "
+                "differs is stored: %s",
                 disk->info->no_bitmaps_why != NULL ? disk->info->no_bitmaps_why
                                                    : vmb_reason_meaning(disk->reason));
         line->advice = advice_for_bitmaps(doctor, disk->info);
@@ -219,13 +226,14 @@ known_points(Doctor *doctor, VmbRepoDomain **repo_domain)
 
 /* The same decisions as a backup's, made quietly and without changing anything. */
 static void
-check_disks(Doctor *doctor, const VmbDomainInfo *info, GPtrArray *points)
+check_disks(Doctor *doctor, VmbDomainInfo *info, GPtrArray *points)
 {
     VmbBackupOptions options = {.level = VMB_WANT_AUTO};
     VmbLogLevel level = vmb_log_level();
     g_autoptr(GError) error = NULL;
     g_autoptr(GPtrArray) reasons =
         g_ptr_array_new_with_free_func((GDestroyNotify)vmb_reason_free);
+    vmb_bind_disks(info, points);
     vmb_log_set_level(MIN(level, VMB_LOG_ERROR)); /* the report says it, not the log */
     g_autoptr(VmbPlan) plan =
         vmb_plan_new(&options, doctor->domain, info, points, reasons, &error);

@@ -5,6 +5,8 @@
 #include "util/error.h"
 #include "virt/checkpoint.h"
 
+#include <string.h>
+
 static void
 plan_disk_free(VmbPlanDisk *disk)
 {
@@ -92,15 +94,18 @@ skip(VmbPlan *plan, const VmbDiskInfo *info, VmbReasonCode why, const char *doma
                    vmb_reason_meaning(why));
 }
 
-/* The parent must be readable as a chain before anything is built on it. */
+/* The parent must be readable as a chain before anything is built on it. With @digests they are read
+ * to the end and checked, for a comparison to rely upon. */
 static gboolean
-parent_is_sound(GPtrArray *points, VmbPlanDisk *disk, const char *domain, guint *length,
-                GError **error)
+parent_is_sound(GPtrArray *points, const VmbPlanDisk *disk, const char *domain, gboolean digests,
+                guint *length, GError **error)
 {
     g_autoptr(GArray) links = vmb_repo_chain(points, disk->parent, disk->info->id, error);
     if (links == NULL)
         return FALSE;
     *length = links->len;
+    if (digests)
+        return vmb_chain_files_check_digests(links, domain, error);
     g_autoptr(VmbChainFiles) files = vmb_chain_files_open(links, domain, FALSE, TRUE, error);
     return files != NULL;
 }
@@ -109,16 +114,17 @@ static void
 make_full(VmbPlanDisk *disk, VmbReasonCode reason)
 {
     disk->level = VMB_LEVEL_FULL;
+    disk->method = VMB_METHOD_FULL;
     disk->reason = reason;
     disk->parent = NULL;
     disk->parent_disk = NULL;
 }
 
-/* What can be said without asking libvirt; VMB_N_REASONS if a bitmap may do. *@detail may get a
+/* What no comparison can mend; VMB_N_REASONS if there is a parent to build on. *@detail may get a
  * sentence with the particulars. */
 static VmbReasonCode
-why_full(const VmbBackupOptions *options, VmbPlanDisk *disk, GPtrArray *points, const char *domain,
-         char **detail)
+why_full(const VmbBackupOptions *options, const VmbPlanDisk *disk, GPtrArray *points,
+         const char *domain, char **detail)
 {
     g_autoptr(GError) error = NULL;
     guint length = 0;
@@ -126,6 +132,17 @@ why_full(const VmbBackupOptions *options, VmbPlanDisk *disk, GPtrArray *points, 
         return points->len == 0 ? VMB_REASON_FIRST_BACKUP : VMB_REASON_NEW_DISK;
     if (options->level == VMB_WANT_FULL)
         return VMB_REASON_FULL_REQUESTED;
+    if (!parent_is_sound(points, disk, domain, FALSE, &length, &error)) {
+        *detail = g_strdup(error->message);
+        return VMB_REASON_PARENT_DAMAGED;
+    }
+    return length >= VMB_MAX_CHAIN ? VMB_REASON_CHAIN_LIMIT : VMB_N_REASONS;
+}
+
+/* Why no bitmap can say what changed, as far as that is plain without asking libvirt. */
+static VmbReasonCode
+why_no_bitmap(const VmbPlanDisk *disk, char **detail)
+{
     if (!disk->info->bitmaps) {
         *detail = g_strdup(disk->info->no_bitmaps_why);
         return VMB_REASON_NO_BITMAP_SUPPORT;
@@ -136,97 +153,178 @@ why_full(const VmbBackupOptions *options, VmbPlanDisk *disk, GPtrArray *points, 
         return VMB_REASON_SOURCE_CHANGED;
     if (!vmb_source_layers_same_below(disk->parent_disk->layers, disk->layers))
         return VMB_REASON_LAYER_CHANGED;
-    if (!parent_is_sound(points, disk, domain, &length, &error)) {
-        *detail = g_strdup(error->message);
-        return VMB_REASON_PARENT_DAMAGED;
-    }
-    return length >= VMB_MAX_CHAIN ? VMB_REASON_CHAIN_LIMIT : VMB_N_REASONS;
+    return VMB_N_REASONS;
 }
+
+/* Without a bitmap the disk is compared with the digests of its chain, or stored in full if it must
+ * not be, or if they cannot be relied upon: then *@detail tells. */
+static void
+do_without_bitmap(const VmbBackupOptions *options, VmbPlanDisk *disk, GPtrArray *points,
+                  const char *domain, VmbReasonCode reason, char **detail)
+{
+    g_autoptr(GError) error = NULL;
+    guint length = 0;
+    if (options->no_compare) {
+        make_full(disk, reason);
+    } else if (!parent_is_sound(points, disk, domain, TRUE, &length, &error)) {
+        g_free(*detail);
+        *detail = g_strdup(error->message);
+        make_full(disk, VMB_REASON_PARENT_DAMAGED);
+    } else {
+        disk->method = VMB_METHOD_COMPARE;
+        disk->reason = reason;
+    }
+}
+
+/* What is needed to look at all disks of a domain. */
+typedef struct {
+    const VmbBackupOptions *options;
+    VmbDomain *domain;
+    const char *name;
+    GPtrArray *points;
+    VmbPlan *plan;
+    GPtrArray *details; /* char *, one for each disk of the plan, or NULL */
+} Planning;
 
 /* Asks libvirt about one checkpoint and all disks that would start from it. */
 static gboolean
-validate_checkpoint(VmbPlan *plan, VmbDomain *domain, const char *checkpoint, GError **error)
+validate_checkpoint(Planning *planning, const char *checkpoint, GError **error)
 {
+    GPtrArray *disks = planning->plan->disks;
     g_autoptr(GPtrArray) targets = g_ptr_array_new();
-    g_autoptr(GPtrArray) disks = g_ptr_array_new();
+    g_autoptr(GArray) places = g_array_new(FALSE, FALSE, sizeof(guint));
     gboolean exists = FALSE;
-    for (guint i = 0; i < plan->disks->len; i++) {
-        VmbPlanDisk *disk = plan->disks->pdata[i];
-        if (disk->parent_disk != NULL && disk->level == VMB_LEVEL_INCREMENTAL &&
+    for (guint i = 0; i < disks->len; i++) {
+        const VmbPlanDisk *disk = disks->pdata[i];
+        if (disk->method == VMB_METHOD_BITMAP &&
             g_strcmp0(disk->parent_disk->checkpoint, checkpoint) == 0) {
             g_ptr_array_add(targets, disk->info->target);
-            g_ptr_array_add(disks, disk);
+            g_array_append_val(places, i);
         }
     }
     g_autofree gboolean *usable = g_new0(gboolean, targets->len + 1);
-    guint n = targets->len;
     g_ptr_array_add(targets, NULL);
-    if (!vmb_checkpoint_exists(domain, checkpoint, &exists, error))
+    if (!vmb_checkpoint_exists(planning->domain, checkpoint, &exists, error))
         return FALSE;
-    if (exists && !vmb_checkpoint_validate(domain, checkpoint, (const char *const *)targets->pdata,
-                                           usable, error))
+    if (exists &&
+        !vmb_checkpoint_validate(planning->domain, checkpoint,
+                                 (const char *const *)targets->pdata, usable, error))
         return FALSE;
-    for (guint i = 0; i < n; i++)
+    for (guint i = 0; i < places->len; i++) {
+        guint place = g_array_index(places, guint, i);
         if (!usable[i])
-            make_full(disks->pdata[i],
-                      exists ? VMB_REASON_BITMAP_UNUSABLE : VMB_REASON_CHECKPOINT_MISSING);
+            do_without_bitmap(planning->options, disks->pdata[place], planning->points,
+                              planning->name,
+                              exists ? VMB_REASON_BITMAP_UNUSABLE : VMB_REASON_CHECKPOINT_MISSING,
+                              (char **)&planning->details->pdata[place]);
+    }
     return TRUE;
 }
 
 static gboolean
-validate_checkpoints(VmbPlan *plan, VmbDomain *domain, GError **error)
+validate_checkpoints(Planning *planning, GError **error)
 {
+    GPtrArray *disks = planning->plan->disks;
     g_autoptr(GHashTable) asked = g_hash_table_new(g_str_hash, g_str_equal);
-    for (guint i = 0; i < plan->disks->len; i++) {
-        VmbPlanDisk *disk = plan->disks->pdata[i];
-        if (disk->level != VMB_LEVEL_INCREMENTAL)
-            continue;
-        const char *checkpoint = disk->parent_disk->checkpoint;
-        if (g_hash_table_add(asked, (gpointer)checkpoint) &&
-            !validate_checkpoint(plan, domain, checkpoint, error))
+    for (guint i = 0; i < disks->len; i++) {
+        const VmbPlanDisk *disk = disks->pdata[i];
+        if (disk->method == VMB_METHOD_BITMAP &&
+            g_hash_table_add(asked, disk->parent_disk->checkpoint) &&
+            !validate_checkpoint(planning, disk->parent_disk->checkpoint, error))
             return FALSE;
     }
     return TRUE;
 }
 
 static gboolean
-report(VmbPlan *plan, const VmbBackupOptions *options, const char *domain, GPtrArray *details,
-       GPtrArray *reasons, GError **error)
+report_disk(const VmbPlanDisk *disk, const VmbBackupOptions *options, const char *domain,
+            const char *detail, GPtrArray *reasons, GError **error)
 {
-    for (guint i = 0; i < plan->disks->len; i++) {
-        VmbPlanDisk *disk = plan->disks->pdata[i];
-        const char *detail = details != NULL ? details->pdata[i] : NULL;
-        if (disk->level == VMB_LEVEL_INCREMENTAL)
-            continue;
-        if (options->level == VMB_WANT_INCREMENTAL)
-            return vmb_error_set(error, VMB_ERROR_NO_INCREMENTAL,
-                                 "%s: disk %s cannot be backed up incrementally [%s]: %s%s%s "
-                                 "Nothing was changed; without --level incremental this disk "
-                                 "would be read in full",
-                                 domain, disk->info->target, vmb_reason_name(disk->reason),
-                                 vmb_reason_meaning(disk->reason), detail != NULL ? " " : "",
-                                 detail != NULL ? detail : "");
-        vmb_reason_add(reasons, disk->reason, disk->info->target, "%s: disk %s in full: %s%s%s%s",
-                       domain, disk->info->target, vmb_reason_meaning(disk->reason),
-                       detail != NULL ? " (" : "", detail != NULL ? detail : "",
-                       detail != NULL ? ")" : "");
+    const char *target = disk->info->target;
+    g_autofree char *more = detail != NULL ? g_strdup_printf(" (%s)", detail) : g_strdup("");
+    if (disk->parent_disk != NULL && strcmp(disk->parent_disk->target, target) != 0)
+        vmb_reason_add(reasons, VMB_REASON_DISK_RENAMED, target,
+                       "%s: disk %s is the one that was %s in the newest point", domain, target,
+                       disk->parent_disk->target);
+    if (disk->level == VMB_LEVEL_INCREMENTAL) {
+        if (disk->method == VMB_METHOD_COMPARE)
+            vmb_reason_add(reasons, disk->reason, target,
+                           "%s: disk %s is read whole and compared: %s%s", domain, target,
+                           vmb_reason_meaning(disk->reason), more);
+        return TRUE;
     }
+    if (options->level == VMB_WANT_INCREMENTAL)
+        return vmb_error_set(error, VMB_ERROR_NO_INCREMENTAL,
+                             "%s: disk %s cannot be backed up incrementally [%s]: %s%s Nothing "
+                             "was changed; without --level incremental this disk would be stored "
+                             "in full", domain, target, vmb_reason_name(disk->reason),
+                             vmb_reason_meaning(disk->reason), more);
+    vmb_reason_add(reasons, disk->reason, target, "%s: disk %s in full: %s%s", domain, target,
+                   vmb_reason_meaning(disk->reason), more);
     return TRUE;
 }
 
+/* A disk that the newest point holds and the domain has no more. */
+static void
+report_removed(const VmbDomainInfo *info, GPtrArray *points, const char *domain,
+               GPtrArray *reasons)
+{
+    const VmbManifest *newest = NULL;
+    for (guint i = 0; i < points->len; i++)
+        if (((VmbPoint *)points->pdata[i])->manifest != NULL)
+            newest = ((VmbPoint *)points->pdata[i])->manifest;
+    for (guint d = 0; newest != NULL && d < newest->disks->len; d++) {
+        const VmbManifestDisk *disk = newest->disks->pdata[d];
+        gboolean there = FALSE;
+        for (guint i = 0; i < info->disks->len && !there; i++)
+            there = g_strcmp0(((VmbDiskInfo *)info->disks->pdata[i])->id, disk->id) == 0;
+        if (!there)
+            vmb_reason_add(reasons, VMB_REASON_DISK_REMOVED, disk->target,
+                           "%s: disk %s of the newest point (%s) is no longer part of the domain; "
+                           "%s still holds it", domain, disk->target, disk->id, newest->id);
+    }
+}
+
 static VmbPlanDisk *
-plan_disk(const VmbBackupOptions *options, const VmbDiskInfo *info, GPtrArray *points,
-          const char *domain, char **detail)
+plan_disk(const Planning *planning, const VmbDiskInfo *info, char **detail)
 {
     VmbPlanDisk *disk = g_new0(VmbPlanDisk, 1);
     disk->info = info;
     disk->layers = vmb_source_layers(info);
-    disk->parent = vmb_plan_newest_point(points, info->id, &disk->parent_disk);
-    disk->reason = why_full(options, disk, points, domain, detail);
+    disk->parent = vmb_plan_newest_point(planning->points, info->id, &disk->parent_disk);
     disk->level = VMB_LEVEL_INCREMENTAL;
-    if (disk->reason != VMB_N_REASONS)
+    disk->method = VMB_METHOD_BITMAP;
+    disk->reason = why_full(planning->options, disk, planning->points, planning->name, detail);
+    if (disk->reason != VMB_N_REASONS) {
         make_full(disk, disk->reason);
+        return disk;
+    }
+    VmbReasonCode reason = why_no_bitmap(disk, detail);
+    if (reason != VMB_N_REASONS)
+        do_without_bitmap(planning->options, disk, planning->points, planning->name, reason,
+                          detail);
     return disk;
+}
+
+static gboolean
+plan_disks(Planning *planning, const VmbDomainInfo *info, GPtrArray *reasons, GError **error)
+{
+    VmbPlan *plan = planning->plan;
+    for (guint i = 0; i < info->disks->len; i++) {
+        const VmbDiskInfo *disk = info->disks->pdata[i];
+        VmbReasonCode why = why_skipped(planning->options, disk);
+        if (why != VMB_N_REASONS) {
+            skip(plan, disk, why, planning->name, reasons);
+            continue;
+        }
+        char *detail = NULL;
+        g_ptr_array_add(plan->disks, plan_disk(planning, disk, &detail));
+        g_ptr_array_add(planning->details, detail);
+    }
+    return plan->disks->len > 0 ||
+           vmb_error_set(error, VMB_ERROR_DOMAIN,
+                         "%s: no disk is left to back up; nothing was changed. Name one with "
+                         "--disk, or exclude fewer", planning->name);
 }
 
 VmbPlan *
@@ -235,51 +333,41 @@ vmb_plan_new(const VmbBackupOptions *options, VmbDomain *domain, const VmbDomain
 {
     g_autoptr(VmbPlan) plan = g_new0(VmbPlan, 1);
     g_autoptr(GPtrArray) details = g_ptr_array_new_with_free_func(g_free);
-    const char *name = vmb_domain_name(domain);
+    Planning planning = {options, domain, vmb_domain_name(domain), points, plan, details};
     plan->disks = g_ptr_array_new_with_free_func((GDestroyNotify)plan_disk_free);
     plan->skipped = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_skipped_disk_free);
-    if (!check_targets(info, options->disks, name, error) ||
-        !check_targets(info, options->exclude, name, error))
+    if (!check_targets(info, options->disks, planning.name, error) ||
+        !check_targets(info, options->exclude, planning.name, error) ||
+        !plan_disks(&planning, info, reasons, error) || !validate_checkpoints(&planning, error))
         return NULL;
-    for (guint i = 0; i < info->disks->len; i++) {
-        const VmbDiskInfo *disk = info->disks->pdata[i];
-        VmbReasonCode why = why_skipped(options, disk);
-        if (why != VMB_N_REASONS) {
-            skip(plan, disk, why, name, reasons);
-            continue;
-        }
-        char *detail = NULL;
-        g_ptr_array_add(plan->disks, plan_disk(options, disk, points, name, &detail));
-        g_ptr_array_add(details, detail);
-    }
-    if (plan->disks->len == 0) {
-        vmb_error_set(error, VMB_ERROR_DOMAIN, "%s: no disk is left to back up; nothing was changed",
-                      name);
-        return NULL;
-    }
-    if (!validate_checkpoints(plan, domain, error) ||
-        !report(plan, options, name, details, reasons, error))
-        return NULL;
+    for (guint i = 0; i < plan->disks->len; i++)
+        if (!report_disk(plan->disks->pdata[i], options, planning.name, details->pdata[i], reasons,
+                         error))
+            return NULL;
+    report_removed(info, points, planning.name, reasons);
     return g_steal_pointer(&plan);
 }
 
 gboolean
-vmb_plan_give_up_bitmaps(VmbPlan *plan, const VmbBackupOptions *options, GPtrArray *reasons,
-                         GError **error)
+vmb_plan_give_up_bitmap(VmbPlanDisk *disk, const VmbBackupOptions *options, GPtrArray *points,
+                        const char *domain, VmbReasonCode reason, const char *detail,
+                        GPtrArray *reasons, GError **error)
+{
+    g_autofree char *more = g_strdup(detail);
+    do_without_bitmap(options, disk, points, domain, reason, &more);
+    return report_disk(disk, options, domain, more, reasons, error);
+}
+
+gboolean
+vmb_plan_give_up_bitmaps(VmbPlan *plan, const VmbBackupOptions *options, GPtrArray *points,
+                         const char *domain, GPtrArray *reasons, GError **error)
 {
     for (guint i = 0; i < plan->disks->len; i++) {
         VmbPlanDisk *disk = plan->disks->pdata[i];
-        if (disk->level != VMB_LEVEL_INCREMENTAL)
-            continue;
-        make_full(disk, VMB_REASON_BITMAP_UNUSABLE);
-        if (options->level == VMB_WANT_INCREMENTAL)
-            return vmb_error_set(error, VMB_ERROR_NO_INCREMENTAL,
-                                 "disk %s: libvirt refuses its bitmap; nothing was changed; without "
-                                 "--level incremental it would be read in full",
-                                 disk->info->target);
-        vmb_reason_add(reasons, VMB_REASON_BITMAP_UNUSABLE, disk->info->target,
-                       "disk %s in full: libvirt refuses to begin with its bitmap",
-                       disk->info->target);
+        if (disk->method == VMB_METHOD_BITMAP &&
+            !vmb_plan_give_up_bitmap(disk, options, points, domain, VMB_REASON_BITMAP_UNUSABLE,
+                                     "libvirt refuses to begin with it", reasons, error))
+            return FALSE;
     }
     return TRUE;
 }

@@ -25,18 +25,24 @@ typedef struct {
 void vmb_plan_free(VmbPlan *plan);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPlan, vmb_plan_free)
 
-/* Decides for each disk of @info; each skipped disk and each fallback is added to @reasons. @domain may
+/* Decides for each disk of @info, which vmb_bind_disks() has been through; each skipped disk and each fallback is added to @reasons. @domain may
  * be asked about its checkpoints, nothing is changed. @points: the domain's, in order. Errors:
  * VMB_ERROR_USAGE (a selected target that does not exist), VMB_ERROR_DOMAIN (no disk is left),
  * VMB_ERROR_NO_INCREMENTAL (demanded, and impossible for some disk). */
 VmbPlan *vmb_plan_new(const VmbBackupOptions *options, VmbDomain *domain, const VmbDomainInfo *info,
                       GPtrArray *points, GPtrArray *reasons, GError **error);
 
-/* After libvirt refused to begin because of a bitmap: every disk that would have been read from the
- * checkpoint becomes a full with the reason bitmap-unusable. VMB_ERROR_NO_INCREMENTAL if an incremental
- * was demanded. */
+/* The disk's bitmap turned out not to be usable after all, for @reason: it is compared instead, or stored
+ * in full if its digests are damaged or comparing is not wanted. @domain: its name. Errors:
+ * VMB_ERROR_NO_INCREMENTAL if an incremental was demanded and is impossible now. */
+gboolean vmb_plan_give_up_bitmap(VmbPlanDisk *disk, const VmbBackupOptions *options,
+                                 GPtrArray *points, const char *domain, VmbReasonCode reason,
+                                 const char *detail, GPtrArray *reasons, GError **error);
+/* The same with the reason bitmap-unusable for all disks that would have been read by bitmap: libvirt
+ * refused to begin because of one of them. */
 gboolean vmb_plan_give_up_bitmaps(VmbPlan *plan, const VmbBackupOptions *options,
-                                  GPtrArray *reasons, GError **error);
+                                  GPtrArray *points, const char *domain, GPtrArray *reasons,
+                                  GError **error);
 
 /* The newest point of @points that holds the disk @id, and its entry; NULL if there is none. */
 VmbPoint *vmb_plan_newest_point(GPtrArray *points, const char *id, const VmbManifestDisk **disk);

@@ -95,6 +95,13 @@ vmb_transaction_create(VmbTransaction *transaction, const char *name, GError **e
 }
 
 gboolean
+vmb_transaction_discard(VmbTransaction *transaction, const char *name, GError **error)
+{
+    return unlinkat(transaction->fd, name, 0) == 0 ||
+           vmb_error_errno(error, errno, "cannot remove %s/%s", transaction->label, name);
+}
+
+gboolean
 vmb_transaction_write(VmbTransaction *transaction, const char *name, const void *content,
                       gsize length, GError **error)
 {

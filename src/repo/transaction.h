@@ -14,6 +14,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbTransaction, vmb_transaction_free)
 int vmb_transaction_fd(VmbTransaction *transaction);
 /* A new file of the point, 0600, open for reading and writing; -1 on error. The caller closes. */
 int vmb_transaction_create(VmbTransaction *transaction, const char *name, GError **error);
+/* Takes a file of the point in the making away again, so that it can be made anew. */
+gboolean vmb_transaction_discard(VmbTransaction *transaction, const char *name, GError **error);
 /* Writes a whole small file and appends its VmbManifestFile to @manifest. @origin may be NULL. */
 gboolean vmb_transaction_add_file(VmbTransaction *transaction, VmbManifest *manifest,
                                   const char *name, const char *role, const char *origin,

@@ -139,7 +139,10 @@ vmb_domain_xml_disk(xmlNode *node)
     disk->alias = vmb_xml_attribute(vmb_xml_child(node, "alias"), "name");
     disk->serial = vmb_xml_text(vmb_xml_child(node, "serial"));
     disk->wwn = vmb_xml_text(vmb_xml_child(node, "wwn"));
+    /* libvirt renumbers its own aliases; those that users gave begin so, and stay. */
+    gboolean own_alias = disk->alias != NULL && g_str_has_prefix(disk->alias, "ua-");
     disk->id = disk->serial != NULL ? g_strconcat("serial:", disk->serial, NULL)
+               : own_alias          ? g_strconcat("alias:", disk->alias, NULL)
                                     : g_strconcat("target:", disk->target, NULL);
     disk->device = device_kind(node);
     disk->readonly = vmb_xml_child(node, "readonly") != NULL;
@@ -299,7 +302,7 @@ find_disk(const VmbDomainInfo *info, const char *target)
 static gboolean
 same_disk(const VmbDiskInfo *a, const VmbDiskInfo *b)
 {
-    if (strcmp(a->id, b->id) != 0 || strcmp(a->source_type, b->source_type) != 0 ||
+    if (g_strcmp0(a->serial, b->serial) != 0 || strcmp(a->source_type, b->source_type) != 0 ||
         a->layers->len != b->layers->len || strcmp(a->format, b->format) != 0)
         return FALSE;
     for (guint i = 0; i < a->layers->len; i++) {

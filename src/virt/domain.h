@@ -41,7 +41,8 @@ typedef enum { VMB_DEVICE_DISK, VMB_DEVICE_LUN, VMB_DEVICE_CDROM, VMB_DEVICE_FLO
 
 typedef struct {
     char *target;        /* "vda" */
-    char *id;            /* "serial:X" if it has a serial, else "target:vda" */
+    char *id;            /* "serial:X", or "alias:ua-X" if the user named it, else "target:vda";
+                          * until vmb_bind_disks() says under which the points know it */
     char *alias, *serial, *bus, *wwn; /* may be NULL */
     VmbDeviceKind device;
     gboolean readonly, shareable, transient;
