@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Our checkpoints: asking for, validating and deleting them. */
+/* Our checkpoints: naming, asking for, validating and deleting them. */
 #pragma once
 #include "virt/domain.h"
 
@@ -19,7 +19,21 @@ GPtrArray *vmb_checkpoint_targets(VmbDomain *domain, const char *name, GError **
 gboolean vmb_checkpoint_validate(VmbDomain *domain, const char *name, const char *const *targets,
                                  gboolean *usable, GError **error);
 
+/* TRUE if @name has just the form of vmb_checkpoint_new_name() for this repository: "vmbackup-", the first
+ * 8 digits of @repository_id (which may be no longer than these), "-" and 32 digits. */
+gboolean vmb_checkpoint_is_ours(const char *name, const char *repository_id);
+
 /* Deletes checkpoint and bitmaps; survives a restart of the daemon. An unknown name is success. Where a
- * bitmap is missing, the other disks' bitmaps and then the record are deleted. For a shut-off domain it
- * is VMB_ERROR_DOMAIN and nothing is done: its bitmaps could not be deleted, and would be orphans. */
+ * bitmap is missing, the others and the record are deleted; at every instant the record names what
+ * is left. Bitmaps of a shut-off domain are removed from its images by qemu-img. Errors:
+ * VMB_ERROR_DOMAIN if bitmaps of a shut-off domain cannot be reached now, and then the record stays;
+ * VMB_ERROR_FAILED. Fault points checkpoint-taken-apart, bitmap-removed, checkpoint-deleted. */
 gboolean vmb_checkpoint_delete(VmbDomain *domain, const char *name, GError **error);
+
+/* The same, and also the bitmaps of this name that no record of libvirt names, on all disks that the
+ * domain has. *@found (may be NULL): there was anything. For names that are known to be ours. */
+gboolean vmb_checkpoint_purge(VmbDomain *domain, const char *name, gboolean *found, GError **error);
+
+/* Names (char *, each once) of all bitmaps that the domain's local images hold by their files. Images that
+ * cannot be read are left out, and their targets are told in *@unread (char *; free both). */
+GPtrArray *vmb_checkpoint_stored_bitmaps(VmbDomain *domain, GPtrArray **unread, GError **error);
