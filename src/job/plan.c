@@ -147,6 +147,8 @@ why_no_bitmap(const VmbPlanDisk *disk, char **detail)
         *detail = g_strdup(disk->info->no_bitmaps_why);
         return VMB_REASON_NO_BITMAP_SUPPORT;
     }
+    if (disk->parent->foreign)
+        return VMB_REASON_ADOPTED;
     if (disk->parent_disk->checkpoint == NULL)
         return VMB_REASON_CHECKPOINT_MISSING;
     if (!vmb_source_layers_same_active(disk->parent_disk->layers, disk->layers))

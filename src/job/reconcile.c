@@ -184,7 +184,8 @@ vmb_reconcile_retire(VmbDomain *domain, GPtrArray *points, const char *const *li
     g_autoptr(GHashTable) needed = needed_checkpoints(points, live_ids);
     g_autoptr(GHashTable) existing = existing_checkpoints(domain, reasons);
     for (guint i = 0; i < points->len; i++) {
-        const VmbManifest *manifest = ((VmbPoint *)points->pdata[i])->manifest;
+        const VmbPoint *point = points->pdata[i];
+        const VmbManifest *manifest = point->foreign ? NULL : point->manifest;
         for (guint d = 0; manifest != NULL && d < manifest->disks->len; d++) {
             const char *name = ((VmbManifestDisk *)manifest->disks->pdata[d])->checkpoint;
             /* Removing it from the table keeps a name of several disks from being tried twice. */

@@ -9,6 +9,21 @@
 #define POINT_TIME_LENGTH 16 /* "20261121T020000Z" */
 #define MAX_COUNTER 999999
 #define MAX_LINK_NAME 200
+#define JOURNAL_ASIDE VMB_LAYOUT_JOURNAL "-"
+
+char *
+vmb_layout_journal_aside(const char *nonce)
+{
+    return g_strconcat(JOURNAL_ASIDE, nonce, NULL);
+}
+
+gboolean
+vmb_layout_is_journal_aside(const char *name)
+{
+    guint8 nonce[16];
+    return g_str_has_prefix(name, JOURNAL_ASIDE) &&
+           vmb_text_unhex(name + strlen(JOURNAL_ASIDE), nonce, sizeof nonce);
+}
 
 char *
 vmb_layout_image(const char *target)

@@ -19,6 +19,11 @@
 #define VMB_LAYOUT_MANIFEST "manifest.json"
 #define VMB_LAYOUT_STATE "state.json"
 
+/* "journal-NONCE": a journal that is kept for another host. Free with g_free(). And whether a name
+ * has that form. */
+char *vmb_layout_journal_aside(const char *nonce);
+gboolean vmb_layout_is_journal_aside(const char *name);
+
 /* "vda.qcow2" and "vda.digests". Free with g_free(). */
 char *vmb_layout_image(const char *target);
 char *vmb_layout_digests(const char *target);

@@ -148,6 +148,8 @@ read_point(VmbRepoDomain *domain, PointsDir *place, const char *id, GError **err
     if (vmb_directory_read(place->fd, name, VMB_MANIFEST_MAX_BYTES, domain->uuid, &text, &length,
                            &err, &local)) {
         parse(point, text, length);
+        point->foreign = point->manifest != NULL &&
+                         g_strcmp0(point->manifest->repository, domain->repository_id) != 0;
         return g_steal_pointer(&point);
     }
     if (is_environment(err)) {

@@ -11,9 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 
 /* What was made so far; freeing it takes that away again unless it is done. */
@@ -123,25 +121,29 @@ check_empty(const Making *making, GError **error)
     return TRUE;
 }
 
+char *
+vmb_repository_new_id(GError **error)
+{
+    guint8 random[16];
+    if (getrandom(random, sizeof random, 0) == (ssize_t)sizeof random)
+        return vmb_text_hex(random, sizeof random);
+    vmb_error_errno(error, errno, "cannot get random numbers");
+    return NULL;
+}
+
 static gboolean
 write_metadata(const Making *making, GError **error)
 {
     g_autoptr(VmbJson) object = json_object_new_object();
     g_autofree char *created = vmb_units_format_time(vmb_units_now());
-    g_autofree char *real = realpath(making->path, NULL);
-    guint8 random[16];
-    struct stat st;
-    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
-        return vmb_error_errno(error, errno, "cannot get random numbers");
-    if (fstat(making->fd, &st) < 0)
-        return vmb_error_errno(error, errno, "cannot stat %s", making->path);
-    g_autofree char *id = vmb_text_hex(random, sizeof random);
+    g_autoptr(VmbPlace) place = vmb_place_look(making->fd, making->path, error);
+    g_autofree char *id = vmb_repository_new_id(error);
+    if (place == NULL || id == NULL)
+        return FALSE;
     vmb_json_add_uint(object, "format", VMB_REPOSITORY_FORMAT);
     vmb_json_add_string(object, "id", id);
     vmb_json_add_string(object, "created", created);
-    vmb_json_add_string(object, "path", real != NULL ? real : making->path);
-    vmb_json_add_uint(object, "device", (guint64)st.st_dev);
-    vmb_json_add_uint(object, "inode", (guint64)st.st_ino);
+    vmb_place_write(place, object);
     vmb_json_add(object, "defaults", json_object_new_object());
     return vmb_sealed_write(making->fd, VMB_LAYOUT_REPOSITORY, object, error);
 }
@@ -173,7 +175,7 @@ vmb_repository_init(const char *path, GError **error)
         return FALSE;
     /* Of two at the same time the second one is refused; some filesystems cannot lock a directory,
      * and there the look at what it holds has to do. */
-    if (flock(making->fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+    if (!vmb_repository_lock_root(making->fd))
         return vmb_error_set(error, VMB_ERROR_LOCKED,
                              "%s: another process makes a repository there at this moment", path);
     if (!check_empty(making, error))

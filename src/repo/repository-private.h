@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What the files of the repository layer know of each other; nobody else includes this. */
 #pragma once
+#include "repo/place.h"
 #include "repo/repository.h"
 
 struct VmbRepository {
     char *path; /* absolute */
     char *id;
     int fd;
+    VmbJson *metadata; /* repository.json as it was read */
+    VmbPlace *place;   /* as it is recorded there */
 };
 
 struct VmbRepoDomain {
@@ -25,6 +28,13 @@ struct VmbPointsDir {
 /* Opens @path as a directory; *@absolute gets its absolute form also on error. Errors: as for
  * vmb_repository_open(). */
 int vmb_repository_open_root(const char *path, char **absolute, GError **error);
+
+/* 32 random hexadecimal digits. Free with g_free(). */
+char *vmb_repository_new_id(GError **error);
+
+/* Locks the repository's directory while repository.json is written, until @root_fd is closed.
+ * FALSE if another process holds it; a filesystem that cannot lock directories is no hindrance. */
+gboolean vmb_repository_lock_root(int root_fd);
 
 /* Ids of a domain's points (names of the right form), sorted as text. With @complain the others are
  * named in warnings. No points at all is an empty array. */

@@ -80,6 +80,8 @@ read_metadata(VmbRepository *repository, GError **error)
     if (object != NULL && vmb_json_get_string(object, "id", &id, &local) && !is_id(id))
         vmb_error_set(&local, VMB_ERROR_DAMAGE, "%s/" VMB_LAYOUT_REPOSITORY ": '%s' is no identity",
                       repository->path, id);
+    if (object != NULL && local == NULL)
+        repository->place = vmb_place_read(object, &local);
     if (local != NULL && local->code == VMB_ERROR_DAMAGE)
         return vmb_error_set(
             error, VMB_ERROR_DAMAGE,
@@ -95,6 +97,7 @@ read_metadata(VmbRepository *repository, GError **error)
         return FALSE;
     }
     repository->id = g_strdup(id);
+    repository->metadata = g_steal_pointer(&object);
     return TRUE;
 }
 
@@ -114,6 +117,8 @@ vmb_repository_free(VmbRepository *repository)
     if (repository == NULL)
         return;
     vmb_fd_clear(&repository->fd);
+    g_clear_pointer(&repository->place, vmb_place_free);
+    g_clear_pointer(&repository->metadata, json_object_put);
     g_free(repository->path);
     g_free(repository->id);
     g_free(repository);
@@ -138,7 +143,7 @@ vmb_repository_check_writable(VmbRepository *repository, GError **error)
     g_autofree char *label = vmb_layout_path(repository->path, NULL, NULL);
     g_auto(VmbFd) domains = vmb_fs_open_beneath(repository->fd, VMB_LAYOUT_DOMAINS,
                                                 O_RDONLY | O_DIRECTORY, 0, repository->path, error);
-    if (domains < 0)
+    if (domains < 0 || !vmb_repository_check_place(repository, error))
         return FALSE;
     g_auto(VmbFd) fd =
         vmb_fs_open_beneath(domains, name, O_WRONLY | O_CREAT | O_EXCL, 0600, label, NULL);

@@ -21,8 +21,19 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbRepository, vmb_repository_free)
 
 const char *vmb_repository_path(VmbRepository *repository); /* absolute */
 const char *vmb_repository_id(VmbRepository *repository);   /* 32 hexadecimal digits */
-/* Fails at once, with the reason, if files cannot be created there (read-only, permissions). */
+/* VMB_ERROR_NO_REPOSITORY with what to do if the repository is a copy, or its disk another host's, so that
+ * nothing may be backed up into it, and nothing deleted in it or in libvirt by what it says. Reading
+ * needs no such check. A repository that was moved gets its new path recorded. */
+gboolean vmb_repository_check_place(VmbRepository *repository, GError **error);
+/* The same, and fails at once, with the reason, if files cannot be created there (read-only,
+ * permissions). */
 gboolean vmb_repository_check_writable(VmbRepository *repository, GError **error);
+
+/* Makes a copy a repository of its own, with a new id; the journals in it are the original's and are
+ * dropped with its staging, *@dropped is their number. With @keep_id the repository itself was moved here,
+ * or its disk was given to this host: only the record of its place is written anew. Errors:
+ * VMB_ERROR_NO_REPOSITORY if it is at its place already; VMB_ERROR_LOCKED if a run is at work there. */
+gboolean vmb_repository_adopt(const char *path, gboolean keep_id, guint *dropped, GError **error);
 
 /* A domain's directory. @create: make it (and its parts) if absent; otherwise an absent one is
  * VMB_ERROR_DOMAIN. */
@@ -50,6 +61,8 @@ typedef struct {
     struct VmbPointsDir *place; /* private: points/, shared by the domain's points */
     VmbManifest *manifest;      /* NULL if damaged: then damage says how */
     GError *damage;
+    gboolean foreign;           /* made by the repository of which this is an adopted copy: the
+                                 * checkpoints that it names are that one's */
 } VmbPoint;
 void vmb_point_free(VmbPoint *point);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPoint, vmb_point_free)

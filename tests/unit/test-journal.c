@@ -2,6 +2,7 @@
 /* The journal: what is written comes back, and damage is told, never acted on. */
 #include "repo-fixture.h"
 #include "repo/journal.h"
+#include "util/host.h"
 #include "util/json.h"
 
 static VmbJournal
@@ -81,6 +82,55 @@ test_rest(Fixture *fixture, gconstpointer data)
     g_assert_null(empty->stale);
 }
 
+/* The writer puts its host in; a journal without one is of nobody else. */
+static void
+test_hosts(Fixture *fixture, gconstpointer data)
+{
+    VmbJournal before = sample();
+    g_assert_true(vmb_journal_write(fixture->fd, &before, NULL));
+    g_autoptr(VmbJournal) own = read_journal(fixture);
+    g_assert_cmpstr(own->host, ==, g_get_host_name());
+    g_assert_cmpstr(own->host_id, ==, vmb_host_id());
+    g_assert_false(vmb_journal_is_elsewhere(own));
+    VmbJournal rest = {.stale = before.stale};
+    g_assert_true(vmb_journal_write(fixture->fd, &rest, NULL));
+    g_autoptr(VmbJournal) names = read_journal(fixture);
+    g_assert_null(names->host);
+    g_assert_false(vmb_journal_is_elsewhere(names));
+    VmbJournal unknown = sample();
+    g_assert_false(vmb_journal_is_elsewhere(&unknown));
+}
+
+static void
+test_aside(Fixture *fixture, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    VmbJournal before = sample();
+    before.host = (char *)"another.host";
+    before.host_id = (char *)"ffeeddccbbaa99887766554433221100";
+    g_assert_true(vmb_journal_write(fixture->fd, &before, &error));
+    g_autoptr(VmbJournal) journal = read_journal(fixture);
+    g_assert_true(vmb_journal_is_elsewhere(journal));
+    g_assert_true(vmb_journal_set_aside(fixture->fd, journal, &error));
+    g_assert_true(vmb_journal_set_aside(fixture->fd, journal, &error)); /* after a kill */
+    g_assert_true(vmb_journal_clear(fixture->fd, &error));
+    fixture_write(fixture->fd, "journal-00000000000000000000000000000000", "damaged");
+    fixture_write(fixture->fd, "journal-x", "no journal");
+    g_autoptr(GPtrArray) aside = vmb_journal_list_aside(fixture->fd, &error);
+    g_assert_cmpuint(aside->len, ==, 1);
+    const VmbJournal *found = aside->pdata[0];
+    g_assert_cmpstr(found->scratch_dir, ==, before.scratch_dir);
+    g_assert_cmpstr(found->host, ==, "another.host");
+    g_assert_true(vmb_journal_clear_aside(fixture->fd, found, &error));
+    g_autoptr(GPtrArray) rest = vmb_journal_list_aside(fixture->fd, &error);
+    g_assert_cmpuint(rest->len, ==, 0);
+    guint n = 0;
+    g_assert_true(vmb_journal_write(fixture->fd, &before, &error));
+    g_assert_true(vmb_journal_drop_all(fixture->fd, &n, &error));
+    g_assert_cmpuint(n, ==, 2);
+    g_assert_null(read_journal(fixture));
+}
+
 static void
 assert_damaged(const Fixture *fixture)
 {
@@ -120,6 +170,8 @@ test_hostile(Fixture *fixture, gconstpointer data)
     } cases[] = {
         {"nonce", "\"xyz\""},
         {"uri", "\"\""},
+        {"host", "\"\""},
+        {"host_id", "\"xyz\""},
         {"checkpoint", "\"../x\""},
         {"socket", "\"x\""},
         {"run_dir", "\"/\""},
@@ -127,6 +179,7 @@ test_hostile(Fixture *fixture, gconstpointer data)
         {"run_dir", "\"/run/x/../../etc\""},
         {"run_dir", "\"relative/path\""},
         {"run_dir", "\"/run//x\""},
+        {"run_dir", "\"//etc\""}, /* POSIX gives two slashes a meaning of their own */
         {"run_dir", "\"/run/x/\""},
         {"scratch_dir", "7"},
         {"point", "\"latest\""},
@@ -190,6 +243,8 @@ main(int argc, char **argv)
     vmb_log_set_level(VMB_LOG_ERROR);
     fixture_add("/journal/round-trip", test_round_trip);
     fixture_add("/journal/rest", test_rest);
+    fixture_add("/journal/hosts", test_hosts);
+    fixture_add("/journal/aside", test_aside);
     fixture_add("/journal/damaged", test_damaged);
     fixture_add("/journal/hostile", test_hostile);
     fixture_add("/journal/newer", test_newer);
