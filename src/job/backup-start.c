@@ -48,6 +48,7 @@ write_journal(VmbBackupRun *run, gboolean pausing, GError **error)
                           .scratch_dir = run->scratch->dir,
                           .may_freeze = may_freeze(run),
                           .may_pause = pausing,
+                          .was_running = !run->was_paused,
                           .time_ns = vmb_units_now(),
                           .pid = getpid(),
                           .point = run->manifest->id,

@@ -20,7 +20,9 @@ static const char *const names[] = {
     "restore-disk-data",  "restore-disk-done",   "restore-before-publish", "restore-published",
     "restore-defined",    "adopt-journals-dropped", "adopted",
     /* Deleting checkpoints, whichever story does it, and undoing what a dead run has left. */
-    "checkpoint-taken-apart", "bitmap-removed", "checkpoint-deleted", NULL,
+    "checkpoint-taken-apart", "bitmap-removed", "checkpoint-deleted",
+    "reconcile-noted", "reconcile-job-ended", "reconcile-guest-released",
+    "reconcile-directories-removed", "reconcile-journal-written", NULL,
 };
 
 const char *const *
