@@ -25,6 +25,11 @@ vmb_json_parse(const char *text, gsize length, GError **error)
         vmb_error_set(error, VMB_ERROR_DAMAGE, "JSON text of %" G_GSIZE_FORMAT " bytes", length);
         return NULL;
     }
+    /* json-c's own check lets encoded surrogates pass. */
+    if (!g_utf8_validate_len(text, length, NULL)) {
+        vmb_error_set(error, VMB_ERROR_DAMAGE, "the JSON text is not valid UTF-8");
+        return NULL;
+    }
     __attribute__((cleanup(tokener_free))) struct json_tokener *tokener =
         json_tokener_new_ex(MAX_DEPTH);
     json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);

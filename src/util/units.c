@@ -130,8 +130,8 @@ vmb_units_parse_time(const char *text, gint64 *unix_ns)
     const char *end = strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm);
     if (end == NULL || *end != '\0')
         return FALSE;
-    *unix_ns = (gint64)timegm(&tm) * (gint64)NS_PER_S;
-    return TRUE;
+    /* 64 bits of nanoseconds end in the year 2262. */
+    return !__builtin_mul_overflow((gint64)timegm(&tm), (gint64)NS_PER_S, unix_ns);
 }
 
 static guint64

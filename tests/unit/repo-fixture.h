@@ -39,7 +39,6 @@ fixture_set_up(Fixture *fixture, gconstpointer data)
 G_GNUC_UNUSED static void
 fixture_tear_down(Fixture *fixture, gconstpointer data)
 {
-    g_autofree char *name = g_path_get_basename(fixture->path);
     g_assert_true(vmb_fs_remove_tree(AT_FDCWD, fixture->path, NULL));
     close(fixture->fd);
     g_free(fixture->path);

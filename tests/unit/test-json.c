@@ -41,7 +41,9 @@ test_parse(void)
                                       "{a:1}",
                                       "{\"a\":+1}",
                                       "/* */ {}",
-                                      "{\"a\":\"\377\"}"};
+                                      "{\"a\":\"\377\"}",
+                                      "{\"a\":\"\355\277\275\"}", /* an encoded surrogate */
+                                      "{\"a\":\"\355\240\275\355\270\200\"}"};
     for (gsize i = 0; i < G_N_ELEMENTS(bad); i++)
         refuse(bad[i], strlen(bad[i]));
     g_autoptr(VmbJson) good = parse("{\"a\":[1,2,{\"b\":null}]}\n \t\n");

@@ -71,6 +71,10 @@ test_times(void)
     g_assert_cmpstr(point, ==, "20261121T020000Z");
     g_assert_false(vmb_units_parse_time("2026-11-21 02:00:00", &ns));
     g_assert_false(vmb_units_parse_time("2026-11-21T02:00:00Z ", &ns));
+    g_assert_true(vmb_units_parse_time("2262-04-11T23:47:16Z", &ns));
+    g_assert_cmpint(ns, ==, G_GINT64_CONSTANT(9223372036000000000));
+    g_assert_false(vmb_units_parse_time("2262-04-11T23:47:17Z", &ns));
+    g_assert_false(vmb_units_parse_time("9999-12-31T23:59:60Z", &ns));
 }
 
 int
