@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What a running domain and its disks are at this moment: the XML plus what libvirt and headers
- * say. */
+/* What a domain and its disks are at this moment: the XML plus what libvirt and headers say. */
 #include "virt/domain.h"
 #include "virt/domain-xml.h"
 #include "virt/image-probe.h"
+#include "virt/image-chain.h"
 #include "virt/tpm.h"
 #include "util/log.h"
 #include "util/units.h"
@@ -42,10 +42,11 @@ find_disk_node(xmlNode *devices, const char *target)
 }
 
 static void
-resolve_volumes(VmbDomain *domain, VmbDomainInfo *info)
+resolve_volumes(VmbDomain *domain, const char *xml, VmbDomainInfo *info)
 {
     g_autoptr(VmbXml) document =
-        vmb_xml_parse(info->live_xml, "domain", "the domain's XML", VMB_ERROR_FAILED, NULL);
+    VMB_DOMAIN_CALL(domain);
+        vmb_xml_parse(xml, "domain", "the domain's XML", VMB_ERROR_FAILED, NULL);
     xmlNode *devices =
         document != NULL ? vmb_xml_child(xmlDocGetRootElement(document), "devices") : NULL;
     for (guint i = 0; i < info->disks->len; i++) {
@@ -143,18 +144,20 @@ get_xml(VmbDomain *domain, unsigned int flags, GError **error)
 }
 
 static gboolean
-complete(VmbDomain *domain, VmbDomainInfo *info, GError **error)
+complete(VmbDomain *domain, const char *xml, VmbDomainInfo *info, GError **error)
 {
     resolve_volumes(domain, info);
     for (guint i = 0; i < info->disks->len; i++) {
         VmbDiskInfo *disk = g_ptr_array_index(info->disks, i);
-        if (!read_size(domain, disk, error))
+        if (info->offline)
+            vmb_image_chain_find(disk);
+        if (disk->offline_why == NULL && !read_size(domain, disk, error))
             return FALSE;
         judge_bitmaps(disk);
         find_data_files(disk);
     }
     g_autoptr(VmbXml) document =
-        vmb_xml_parse(info->live_xml, "domain", "the domain's XML", VMB_ERROR_FAILED, error);
+        vmb_xml_parse(xml, "domain", "the domain's XML", VMB_ERROR_FAILED, error);
     if (document == NULL)
         return FALSE;
     info->tpm_dir = vmb_tpm_state_dir(vmb_connection_uri(vmb_domain_connection(domain)),
@@ -182,7 +185,10 @@ vmb_domain_inspect(VmbDomain *domain, GError **error)
         g_prefix_error(error, "domain '%s': ", vmb_domain_name(domain));
         return NULL;
     }
-    if (!complete(domain, info, error))
+    info->offline = !state.active;
+    if (info->offline)
+        g_clear_pointer(&info->live_xml, g_free);
+    if (!complete(domain, xml, info, error))
         return NULL;
     return g_steal_pointer(&info);
 }

@@ -40,6 +40,7 @@ vmb_disk_info_free(VmbDiskInfo *disk)
     g_free(disk->source_type);
     g_free(disk->format);
     g_free(disk->no_bitmaps_why);
+    g_free(disk->offline_why);
     g_ptr_array_unref(disk->layers);
     g_free(disk);
 }
@@ -157,7 +158,11 @@ vmb_domain_xml_disk(xmlNode *node)
     disk->has_medium = names_medium(vmb_xml_child(node, "source"));
     disk->layers = g_ptr_array_new_with_free_func(free_layer);
     add_layers(disk, node);
-    if (vmb_xml_child(vmb_xml_child(node, "source"), "slices") != NULL)
+    disk->chain_given = vmb_xml_child(node, "backingStore") != NULL;
+    disk->encrypted = vmb_xml_child(node, "encryption") != NULL ||
+                      vmb_xml_child(vmb_xml_child(node, "source"), "encryption") != NULL;
+    disk->sliced = vmb_xml_child(vmb_xml_child(node, "source"), "slices") != NULL;
+    if (disk->sliced)
         disk->no_bitmaps_why = g_strdup("the image is only a slice of its file");
     return disk;
 }

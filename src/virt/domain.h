@@ -56,11 +56,16 @@ typedef struct {
     gboolean bitmaps;    /* the active layer can hold dirty bitmaps (qcow2 version 3, no external data
                           * file that QEMU does not own) */
     char *no_bitmaps_why;/* a sentence when not */
+    gboolean encrypted;  /* QEMU decrypts it */
+    gboolean sliced;     /* the disk is only a part of its file */
+    gboolean chain_given;/* the XML itself says where the chain of images goes on, or that it ends */
+    char *offline_why;   /* why it cannot be read while the domain is shut off; NULL if it can, or runs */
 } VmbDiskInfo;
 void vmb_disk_info_free(VmbDiskInfo *disk);
 
 typedef struct {
-    char *live_xml;       /* VIR_DOMAIN_XML_SECURE: never log it */
+    gboolean offline;     /* shut off: all is by the inactive XML and the images' headers */
+    char *live_xml;       /* VIR_DOMAIN_XML_SECURE: never log it; NULL when shut off */
     char *inactive_xml;   /* INACTIVE | SECURE; for a transient domain that of the live one */
     GPtrArray *disks;     /* VmbDiskInfo in XML order */
     char *nvram, *loader, *kernel, *initrd, *dtb; /* paths or NULL */
@@ -73,7 +78,7 @@ typedef struct {
 void vmb_domain_info_free(VmbDomainInfo *info);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbDomainInfo, vmb_domain_info_free)
 
-/* Reads both XMLs and what belongs to each disk. The domain must be active. */
+/* Reads both XMLs and what belongs to each disk, of an active or a shut-off domain. */
 VmbDomainInfo *vmb_domain_inspect(VmbDomain *domain, GError **error);
 /* The pure part: parses a live XML (sizes, bitmaps and tpm_dir are left unset). For tests as well.
  * Errors: VMB_ERROR_FAILED for broken XML. */
@@ -81,6 +86,12 @@ VmbDomainInfo *vmb_domain_info_from_xml(const char *live_xml, GError **error);
 /* Targets of disks that differ between two states of a domain (added, removed, other source), as one
  * comma-separated text, or NULL. */
 char *vmb_domain_info_compare_disks(const VmbDomainInfo *before, const VmbDomainInfo *after);
+
+/* TRUE while libvirt waits for an answer of QEMU's monitor. *@ms (may be NULL): for how long already. */
+gboolean vmb_domain_is_occupied(VmbDomain *domain, guint64 *ms);
+/* Fails if it has waited for 5 s or longer: whatever else is asked of QEMU would only queue up behind.
+ * Errors: VMB_ERROR_FAILED. */
+gboolean vmb_domain_check_answers(VmbDomain *domain, GError **error);
 
 /* A job, snapshot or migration that forbids a backup now: NULL if none, else a sentence that names it.
  * @own_socket: socket path of our journal; a backup job with it sets *@ours. */
