@@ -2,8 +2,8 @@
 /* What a domain and its disks are at this moment: the XML plus what libvirt and headers say. */
 #include "virt/domain.h"
 #include "virt/domain-xml.h"
-#include "virt/image-probe.h"
 #include "virt/image-chain.h"
+#include "virt/image-probe.h"
 #include "virt/tpm.h"
 #include "util/log.h"
 #include "util/units.h"
@@ -45,7 +45,6 @@ static void
 resolve_volumes(VmbDomain *domain, const char *xml, VmbDomainInfo *info)
 {
     g_autoptr(VmbXml) document =
-    VMB_DOMAIN_CALL(domain);
         vmb_xml_parse(xml, "domain", "the domain's XML", VMB_ERROR_FAILED, NULL);
     xmlNode *devices =
         document != NULL ? vmb_xml_child(xmlDocGetRootElement(document), "devices") : NULL;
@@ -146,7 +145,7 @@ get_xml(VmbDomain *domain, unsigned int flags, GError **error)
 static gboolean
 complete(VmbDomain *domain, const char *xml, VmbDomainInfo *info, GError **error)
 {
-    resolve_volumes(domain, info);
+    resolve_volumes(domain, xml, info);
     for (guint i = 0; i < info->disks->len; i++) {
         VmbDiskInfo *disk = g_ptr_array_index(info->disks, i);
         if (info->offline)
@@ -173,14 +172,10 @@ vmb_domain_inspect(VmbDomain *domain, GError **error)
     VmbDomainState state;
     if (!vmb_domain_state(domain, &state, error))
         return NULL;
-    if (!state.active) {
-        vmb_error_set(error, VMB_ERROR_DOMAIN,
-                      "the domain '%s' is shut off; start it first (`virsh start %s`)",
-                      vmb_domain_name(domain), vmb_domain_name(domain));
-        return NULL;
-    }
-    g_autofree char *live = get_xml(domain, VIR_DOMAIN_XML_SECURE, error);
-    g_autoptr(VmbDomainInfo) info = live != NULL ? vmb_domain_info_from_xml(live, error) : NULL;
+    g_autofree char *xml = get_xml(domain,
+                                   VIR_DOMAIN_XML_SECURE |
+                                       (state.active ? 0 : VIR_DOMAIN_XML_INACTIVE), error);
+    g_autoptr(VmbDomainInfo) info = xml != NULL ? vmb_domain_info_from_xml(xml, error) : NULL;
     if (info == NULL) {
         g_prefix_error(error, "domain '%s': ", vmb_domain_name(domain));
         return NULL;
