@@ -2,6 +2,7 @@
 /* One pull-mode backup job: begun with a new checkpoint, ended or rolled back. */
 #include "virt/backup-job.h"
 #include "virt/backup-xml.h"
+#include "virt/call.h"
 #include "virt/checkpoint.h"
 #include "virt/reconnect.h"
 #include "util/fault.h"
@@ -16,6 +17,9 @@
 #define END_NS (70 * G_GUINT64_CONSTANT(1000000000))
 #define END_PAUSE_US (5 * 1000)
 #define END_PAUSE_MAX_US (200 * 1000)
+/* A begin that was cut off is in the daemon's hands for some instants more. */
+#define LATE_NS (5 * G_GUINT64_CONSTANT(1000000000))
+#define LATE_PAUSE_US (250 * 1000)
 
 struct VmbBackupJob {
     VmbDomain *domain;
@@ -23,6 +27,8 @@ struct VmbBackupJob {
     char *checkpoint; /* NULL: none is made */
     char *xml, *checkpoint_xml;
     gboolean job_attempted; /* begin was called and the job is not known to have ended */
+    gboolean uncertain; /* whether that begin failed is not known */
+    gboolean hangs;     /* its end was tried in vain, and not for want of a connection */
     gboolean checkpoint_attempted;
     gboolean keep_checkpoint;
     gboolean rolled_back;
@@ -45,13 +51,33 @@ vmb_backup_job_new(VmbDomain *domain, const VmbBackupJobSpec *spec)
 static gboolean
 begin_error(VmbBackupJob *job, GError **error)
 {
+    g_autoptr(GError) local = NULL;
     const char *name = vmb_domain_name(job->domain);
     if (vmb_virt_error_code() == VIR_ERR_CHECKPOINT_INCONSISTENT)
         return vmb_virt_error(error, VMB_ERROR_NO_INCREMENTAL,
                               "domain '%s': a bitmap that the incremental backup needs is unusable",
                               name);
-    return vmb_virt_error(error, VMB_ERROR_FAILED, "domain '%s': cannot begin the backup job",
-                          name);
+    vmb_virt_error(&local, VMB_ERROR_FAILED, "domain '%s': cannot begin the backup job", name);
+    job->uncertain =
+        vmb_call_expired(NULL) || g_error_matches(local, VMB_ERROR, VMB_ERROR_LIBVIRT);
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+}
+
+static gboolean
+state_step(VmbDomain *domain, gpointer state, GError **error)
+{
+    return vmb_domain_state(domain, state, error);
+}
+
+static gboolean
+begin(VmbBackupJob *job, GError **error)
+{
+    VMB_DOMAIN_CALL(job->domain);
+    if (virDomainBackupBegin(vmb_domain_handle(job->domain), job->xml, job->checkpoint_xml,
+                             VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL) < 0)
+        return begin_error(job, error);
+    return TRUE;
 }
 
 gboolean
@@ -63,15 +89,33 @@ vmb_backup_job_begin(VmbBackupJob *job, GError **error)
             error, VMB_ERROR_USAGE,
             "the socket path '%s' is longer than the 107 bytes that the system allows",
             job->socket);
-    if (!vmb_domain_state(job->domain, &state, error))
+    /* A connection that is lost shows here, where nothing has begun yet. */
+    if (!vmb_virt_reconnecting(job->domain, state_step, &state, error))
         return FALSE;
     job->had_io_error = state.io_error;
     job->job_attempted = TRUE;
     job->checkpoint_attempted = job->checkpoint != NULL;
-    if (virDomainBackupBegin(vmb_domain_handle(job->domain), job->xml, job->checkpoint_xml,
-                             VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL) < 0)
-        return begin_error(job, error);
-    return vmb_fault_point("job-started", error);
+    return begin(job, error) && vmb_fault_point("job-started", error);
+}
+
+gboolean
+vmb_backup_job_begin_again(VmbBackupJob *job, const VmbBackupJobSpec *spec, GError **error)
+{
+    gboolean exists = FALSE;
+    /* As far as is known libvirt leaves nothing behind; but the guest waits, so one question must do. */
+    if (job->checkpoint != NULL &&
+        (!vmb_checkpoint_exists(job->domain, job->checkpoint, &exists, error) ||
+         (exists && !vmb_checkpoint_delete(job->domain, job->checkpoint, error))))
+        return FALSE;
+    g_free(job->xml);
+    job->xml = vmb_backup_job_xml(spec);
+    return begin(job, error) && vmb_fault_point("job-started", error);
+}
+
+gboolean
+vmb_backup_job_is_uncertain(VmbBackupJob *job)
+{
+    return job->uncertain;
 }
 
 gboolean
@@ -86,6 +130,7 @@ vmb_backup_job_is_active(VmbBackupJob *job)
 gboolean
 vmb_backup_job_scratch_used(VmbBackupJob *job, guint64 *bytes, GError **error)
 {
+    VMB_DOMAIN_CALL(job->domain);
     virTypedParameterPtr params = NULL;
     int n = 0, type = VIR_DOMAIN_JOB_NONE;
     unsigned long long used = 0;
@@ -118,6 +163,7 @@ ask_own(VmbDomain *domain, const char *socket, gboolean *active, GError **error)
 static gboolean
 record_is_gone(VmbDomain *domain)
 {
+    VMB_DOMAIN_CALL(domain);
     virDomainJobInfo info = {0};
     if (virDomainGetJobInfo(vmb_domain_handle(domain), &info) < 0)
         return vmb_virt_error_code() != VIR_ERR_INTERNAL_ERROR;
@@ -151,22 +197,27 @@ typedef struct {
 } Ending;
 
 static gboolean
+abort_job(VmbDomain *domain, GError **error)
+{
+    VMB_DOMAIN_CALL(domain);
+    return virDomainAbortJob(vmb_domain_handle(domain)) == 0 ||
+           vmb_virt_error(error, VMB_ERROR_FAILED, "domain '%s': cannot end the backup job",
+                          vmb_domain_name(domain));
+}
+
+static gboolean
 end_step(VmbDomain *domain, gpointer data, GError **error)
 {
     Ending *ending = data;
     gboolean active = FALSE;
+    g_autoptr(GError) local = NULL;
     if (!ask_own(domain, ending->socket, &active, error))
         return FALSE;
     if (!active)
         return TRUE;
-    if (virDomainAbortJob(vmb_domain_handle(domain)) < 0) {
+    if (!abort_job(domain, &local)) {
         /* It may have ended by itself in this instant, with the domain or by another hand. */
-        g_autoptr(GError) local = NULL;
-        vmb_virt_error(&local, VMB_ERROR_FAILED, "domain '%s': cannot end the backup job",
-                       vmb_domain_name(domain));
-        if (!ask_own(domain, ending->socket, &active, error))
-            return FALSE;
-        if (active) {
+        if (!ask_own(domain, ending->socket, &active, NULL) || active) {
             g_propagate_error(error, g_steal_pointer(&local));
             return FALSE;
         }
@@ -211,9 +262,15 @@ resume_after_io_error(VmbBackupJob *job)
 gboolean
 vmb_backup_job_end(VmbBackupJob *job, GError **error)
 {
-    if (!vmb_fault_point("before-job-end", error) ||
-        !vmb_backup_job_end_by_socket(job->domain, job->socket, NULL, error))
+    g_autoptr(GError) local = NULL;
+    if (!vmb_fault_point("before-job-end", error))
         return FALSE;
+    if (!vmb_backup_job_end_by_socket(job->domain, job->socket, NULL, &local)) {
+        job->hangs = !g_error_matches(local, VMB_ERROR, VMB_ERROR_LIBVIRT) &&
+                     !g_error_matches(local, VMB_ERROR, VMB_ERROR_DOMAIN);
+        g_propagate_error(error, g_steal_pointer(&local));
+        return FALSE;
+    }
     job->job_attempted = FALSE;
     resume_after_io_error(job);
     return vmb_fault_point("job-ended", error);
@@ -225,6 +282,37 @@ vmb_backup_job_keep_checkpoint(VmbBackupJob *job)
     job->keep_checkpoint = TRUE;
 }
 
+/* The job may appear some instants after its begin was cut off, or whenever QEMU goes on. */
+static gboolean
+end_late(VmbBackupJob *job, GError **error)
+{
+    guint64 until = vmb_units_monotonic() + LATE_NS;
+    for (;;) {
+        gboolean ended = FALSE;
+        if (!vmb_backup_job_end_by_socket(job->domain, job->socket, &ended, error))
+            return FALSE;
+        if (ended)
+            return TRUE;
+        if (vmb_units_monotonic() >= until)
+            return !vmb_domain_is_occupied(job->domain, NULL) ||
+                   vmb_error_set(error, VMB_ERROR_FAILED,
+                                 "domain '%s': QEMU has not answered yet whether the job begins",
+                                 vmb_domain_name(job->domain));
+        g_usleep(LATE_PAUSE_US);
+    }
+}
+
+static gboolean
+end_attempted(VmbBackupJob *job, GError **error)
+{
+    if (job->hangs)
+        return vmb_error_set(error, VMB_ERROR_FAILED, "domain '%s': the job is left to the guard",
+                             vmb_domain_name(job->domain));
+    if (job->uncertain)
+        return end_late(job, error);
+    return vmb_backup_job_end_by_socket(job->domain, job->socket, NULL, error);
+}
+
 /* Where a rollback fails, the next run finds the leftovers by its journal. */
 gboolean
 vmb_backup_job_roll_back(VmbBackupJob *job)
@@ -234,8 +322,7 @@ vmb_backup_job_roll_back(VmbBackupJob *job)
         return !job->job_attempted;
     job->rolled_back = TRUE;
     if (job->job_attempted) {
-        gboolean ended =
-            vmb_backup_job_end_by_socket(job->domain, job->socket, NULL, &job_error);
+        gboolean ended = end_attempted(job, &job_error);
         job->job_attempted =
             !ended && !g_error_matches(job_error, VMB_ERROR, VMB_ERROR_DOMAIN);
         if (job->job_attempted) {

@@ -2,6 +2,7 @@
 /* The XML documents of a backup job: writing ours, reading that of the active one. */
 #include "virt/backup-xml.h"
 #include "virt/backup-job.h"
+#include "virt/call.h"
 #include "virt/xml.h"
 
 #include <string.h>
@@ -70,6 +71,7 @@ vmb_backup_job_checkpoint_xml(const VmbBackupJobSpec *spec)
 gboolean
 vmb_backup_xml_active(VmbDomain *domain, gboolean *active, char **socket, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     *active = FALSE;
     *socket = NULL;
     char *raw = virDomainBackupGetXMLDesc(vmb_domain_handle(domain), 0);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Deleting our checkpoints, also where record and bitmaps no longer belong together. */
 #include "virt/bitmap-disks.h"
+#include "virt/call.h"
 #include "virt/checkpoint-private.h"
 #include "virt/image-bitmaps.h"
 #include "virt/reconnect.h"
@@ -30,6 +31,7 @@ static gboolean
 redefine(VmbDomain *domain, const char *name, const GPtrArray *targets, unsigned int flags,
          GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     g_autoptr(GString) xml = g_string_new(NULL);
     g_autofree char *head = g_markup_printf_escaped(
         "<domaincheckpoint><name>%s</name><creationTime>%" G_GINT64_FORMAT "</creationTime><disks>",
@@ -62,6 +64,7 @@ redefine_one(VmbDomain *domain, const char *name, const char *target, unsigned i
 static gboolean
 delete_record(VmbDomain *domain, const char *name, unsigned int flags, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     g_autoptr(VmbVirCheckpoint) checkpoint = NULL;
     if (!vmb_checkpoint_look_up(domain, name, &checkpoint, error))
         return FALSE;

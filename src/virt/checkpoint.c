@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Our checkpoints: naming, asking for and validating them. */
 #include "virt/checkpoint-private.h"
+#include "virt/call.h"
 #include "virt/reconnect.h"
 #include "virt/xml.h"
 #include "util/text.h"
@@ -27,6 +28,7 @@ vmb_checkpoint_new_name(const char *repository_id)
 static gboolean
 list_step(VmbDomain *domain, gpointer names, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     virDomainCheckpointPtr *all = NULL;
     int n = virDomainListAllCheckpoints(vmb_domain_handle(domain), &all, 0);
     if (n < 0)
@@ -52,6 +54,7 @@ gboolean
 vmb_checkpoint_look_up(VmbDomain *domain, const char *name, VmbVirCheckpoint **checkpoint,
                        GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     *checkpoint = virDomainCheckpointLookupByName(vmb_domain_handle(domain), name, 0);
     if (*checkpoint != NULL || vmb_virt_error_code() == VIR_ERR_NO_DOMAIN_CHECKPOINT)
         return TRUE;
@@ -97,6 +100,7 @@ vmb_checkpoint_exists(VmbDomain *domain, const char *name, gboolean *exists, GEr
 static VmbXml *
 read_xml(VmbDomain *domain, const char *name, unsigned int flags, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     g_autoptr(VmbVirCheckpoint) checkpoint = NULL;
     if (!vmb_checkpoint_look_up(domain, name, &checkpoint, error))
         return NULL;

@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Defining and starting a restored domain, and taking that back. */
 #include "virt/define.h"
+#include "virt/call.h"
 #include "virt/tpm.h"
 #include "virt/xml.h"
 #include "util/log.h"
 
+/* Of a start: libvirt may have to wait for storage, and reserves the guest's memory. */
+#define START_NS (180 * G_GUINT64_CONSTANT(1000000000))
+
 struct VmbDefined {
+    VmbConnection *connection;
     virDomainPtr domain;
     gboolean keep;
 };
@@ -23,6 +28,7 @@ gboolean
 vmb_define_conflict(VmbConnection *connection, const char *name, const char *uuid, char **what,
                     GError **error)
 {
+    VMB_CONNECTION_CALL(connection);
     virConnectPtr handle = vmb_connection_handle(connection);
     *what = NULL;
     if (name != NULL && exists(virDomainLookupByName(handle, name)))
@@ -51,6 +57,7 @@ vmb_define_identity(const char *xml, char **name, char **uuid, GError **error)
 VmbDefined *
 vmb_defined_new(VmbConnection *connection, const char *xml, GError **error)
 {
+    VMB_CONNECTION_CALL(connection);
     virDomainPtr domain =
         virDomainDefineXMLFlags(vmb_connection_handle(connection), xml, VIR_DOMAIN_DEFINE_VALIDATE);
     if (domain == NULL) {
@@ -58,6 +65,7 @@ vmb_defined_new(VmbConnection *connection, const char *xml, GError **error)
         return NULL;
     }
     VmbDefined *defined = g_new0(VmbDefined, 1);
+    defined->connection = vmb_connection_ref(connection);
     defined->domain = domain;
     return defined;
 }
@@ -83,6 +91,8 @@ vmb_defined_tpm_dir(VmbDefined *defined, const char *uri, const char *xml)
 gboolean
 vmb_defined_start(VmbDefined *defined, GError **error)
 {
+    g_autoptr(VmbCall) call G_GNUC_UNUSED =
+        vmb_call_begin(vmb_connection_socket(defined->connection), START_NS);
     return virDomainCreate(defined->domain) == 0 ||
            vmb_virt_error(error, VMB_ERROR_FAILED, "domain %s does not start",
                           vmb_defined_name(defined));
@@ -99,10 +109,13 @@ vmb_defined_free(VmbDefined *defined)
 {
     if (defined == NULL)
         return;
+    VmbCall *call = vmb_call_begin(vmb_connection_socket(defined->connection), VMB_CALL_NS);
     /* NVRAM and TPM state were ours to restore, so they stay for the next try. */
     if (!defined->keep &&
         virDomainUndefineFlags(defined->domain, VIR_DOMAIN_UNDEFINE_KEEP_NVRAM) < 0)
         vmb_warning("the domain %s could not be undefined again", vmb_defined_name(defined));
+    vmb_call_end(call);
     virDomainFree(defined->domain);
+    vmb_connection_unref(defined->connection);
     g_free(defined);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What a domain and its disks are at this moment: the XML plus what libvirt and headers say. */
 #include "virt/domain.h"
+#include "virt/call.h"
 #include "virt/domain-xml.h"
 #include "virt/image-chain.h"
 #include "virt/image-probe.h"
@@ -44,6 +45,7 @@ find_disk_node(xmlNode *devices, const char *target)
 static void
 resolve_volumes(VmbDomain *domain, const char *xml, VmbDomainInfo *info)
 {
+    VMB_DOMAIN_CALL(domain);
     g_autoptr(VmbXml) document =
         vmb_xml_parse(xml, "domain", "the domain's XML", VMB_ERROR_FAILED, NULL);
     xmlNode *devices =
@@ -105,6 +107,7 @@ find_data_files(VmbDiskInfo *disk)
 static gboolean
 read_size(VmbDomain *domain, VmbDiskInfo *disk, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     virDomainBlockInfo info;
     if (!disk->has_medium)
         return TRUE;
@@ -128,6 +131,7 @@ read_size(VmbDomain *domain, VmbDiskInfo *disk, GError **error)
 static char *
 get_xml(VmbDomain *domain, unsigned int flags, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     char *raw = virDomainGetXMLDesc(vmb_domain_handle(domain), flags);
     if (raw == NULL) {
         vmb_virt_error(

@@ -2,6 +2,7 @@
 /* Whether something else is at work on a domain: a backup, a migration, a block job. */
 #include "virt/domain.h"
 #include "virt/backup-xml.h"
+#include "virt/call.h"
 #include "virt/domain-xml.h"
 
 #include <string.h>
@@ -10,6 +11,33 @@
  */
 #define JOB_ASK_TRIES 20
 #define JOB_ASK_PAUSE_US (50 * 1000)
+
+/* QEMU answers within milliseconds. */
+#define OCCUPIED_MS 5000
+
+gboolean
+vmb_domain_is_occupied(VmbDomain *domain, guint64 *ms)
+{
+    VMB_DOMAIN_CALL(domain);
+    virDomainControlInfo info = {0};
+    if (virDomainGetControlInfo(vmb_domain_handle(domain), &info, 0) < 0 ||
+        info.state != VIR_DOMAIN_CONTROL_OCCUPIED)
+        return FALSE;
+    if (ms != NULL)
+        *ms = info.stateTime;
+    return TRUE;
+}
+
+gboolean
+vmb_domain_check_answers(VmbDomain *domain, GError **error)
+{
+    guint64 ms = 0;
+    return !vmb_domain_is_occupied(domain, &ms) || ms < OCCUPIED_MS ||
+           vmb_error_set(error, VMB_ERROR_FAILED,
+                         "the QEMU of the domain '%s' has not answered libvirt for %" G_GUINT64_FORMAT
+                         " s; it may be stopped, or hang in its storage",
+                         vmb_domain_name(domain), ms / 1000);
+}
 
 static const char *
 operation_name(int operation)
@@ -75,6 +103,7 @@ ask_backup(VmbDomain *domain, const char *own_socket, gboolean *found, gboolean 
 static gboolean
 ask_job(VmbDomain *domain, char **what, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     virTypedParameterPtr params = NULL;
     int n = 0, type = VIR_DOMAIN_JOB_NONE, rc = -1, operation = 0;
     for (int i = 0; i < JOB_ASK_TRIES; i++) {
@@ -99,6 +128,7 @@ ask_job(VmbDomain *domain, char **what, GError **error)
 static gboolean
 ask_block_jobs(VmbDomain *domain, char **what, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     char *xml = virDomainGetXMLDesc(vmb_domain_handle(domain), 0);
     if (xml == NULL)
         return vmb_virt_error(error, VMB_ERROR_DOMAIN, "cannot read the XML of the domain '%s'",

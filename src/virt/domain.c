@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* One libvirt domain: looking it up, its state, pausing it. */
 #include "virt/domain.h"
+#include "virt/call.h"
 
 struct VmbDomain {
     gatomicrefcount refs;
@@ -19,8 +20,9 @@ free_handle(gpointer handle)
 }
 
 static virDomainPtr
-look_up(virConnectPtr handle, const char *name_or_uuid)
+look_up(VmbConnection *connection, const char *name_or_uuid)
 {
+    virConnectPtr handle = vmb_connection_handle(connection);
     virDomainPtr domain = NULL;
     if (g_uuid_string_is_valid(name_or_uuid))
         domain = virDomainLookupByUUIDString(handle, name_or_uuid);
@@ -33,7 +35,8 @@ look_up(virConnectPtr handle, const char *name_or_uuid)
 VmbDomain *
 vmb_domain_lookup(VmbConnection *connection, const char *name_or_uuid, GError **error)
 {
-    virDomainPtr handle = look_up(vmb_connection_handle(connection), name_or_uuid);
+    VMB_CONNECTION_CALL(connection);
+    virDomainPtr handle = look_up(connection, name_or_uuid);
     if (handle == NULL) {
         if (vmb_virt_error_code() == VIR_ERR_NO_DOMAIN)
             vmb_error_set(
@@ -110,6 +113,7 @@ vmb_domain_uuid(VmbDomain *domain)
 gboolean
 vmb_domain_refresh(VmbDomain *domain, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     virDomainPtr handle =
         virDomainLookupByUUIDString(vmb_connection_handle(domain->connection), domain->uuid);
     if (handle == NULL)
@@ -130,6 +134,7 @@ compare_names(gconstpointer a, gconstpointer b)
 GPtrArray *
 vmb_domain_list(VmbConnection *connection, gboolean active_only, GError **error)
 {
+    VMB_CONNECTION_CALL(connection);
     virDomainPtr *domains = NULL;
     int n = virConnectListAllDomains(vmb_connection_handle(connection), &domains,
                                      active_only ? VIR_CONNECT_LIST_DOMAINS_ACTIVE : 0);
@@ -151,6 +156,7 @@ vmb_domain_list(VmbConnection *connection, gboolean active_only, GError **error)
 gboolean
 vmb_domain_state(VmbDomain *domain, VmbDomainState *state, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     virDomainPtr handle = vmb_domain_handle(domain);
     int current = 0, reason = 0;
     *state = (VmbDomainState){0};
@@ -173,6 +179,7 @@ vmb_domain_state(VmbDomain *domain, VmbDomainState *state, GError **error)
 gboolean
 vmb_domain_suspend(VmbDomain *domain, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     if (virDomainSuspend(vmb_domain_handle(domain)) == 0)
         return TRUE;
     return vmb_virt_error(error, VMB_ERROR_FAILED, "cannot pause the domain '%s'", domain->name);
@@ -181,6 +188,7 @@ vmb_domain_suspend(VmbDomain *domain, GError **error)
 gboolean
 vmb_domain_resume(VmbDomain *domain, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     if (virDomainResume(vmb_domain_handle(domain)) == 0)
         return TRUE;
     return vmb_virt_error(error, VMB_ERROR_FAILED,

@@ -3,6 +3,7 @@
 #include "virt/guard.h"
 #include "virt/agent.h"
 #include "virt/backup-job.h"
+#include "virt/call.h"
 #include "virt/guard-protocol.h"
 #include "util/log.h"
 #include "util/units.h"
@@ -236,13 +237,21 @@ watch(Guard *guard)
     }
 }
 
+static gboolean
+has_job(Guard *guard)
+{
+    virDomainJobInfo info = {0};
+    VMB_DOMAIN_CALL(guard->domain);
+    return virDomainGetJobInfo(vmb_domain_handle(guard->domain), &info) == 0 &&
+           info.type != VIR_DOMAIN_JOB_NONE;
+}
+
 /* TRUE once there is nothing left to wait for. *@late: until when a job may still begin; it moves
- * on while another one is in its way. */
+ * on while another one is in its way (to @limit), and while QEMU does not answer. */
 static gboolean
 end_job(Guard *guard, guint64 *late, guint64 limit)
 {
     gboolean ended = FALSE;
-    virDomainJobInfo info = {0};
     g_autoptr(GError) error = NULL;
     if (!vmb_backup_job_end_by_socket(guard->domain, guard->socket, &ended, &error)) {
         if (g_error_matches(error, VMB_ERROR, VMB_ERROR_DOMAIN))
@@ -254,9 +263,9 @@ end_job(Guard *guard, guint64 *late, guint64 limit)
     if (ended)
         report(LOG_NOTICE, "domain '%s': ended the backup job", vmb_domain_name(guard->domain));
     guint64 now = vmb_units_monotonic();
-    if (!ended && guard->begin_pending &&
-        virDomainGetJobInfo(vmb_domain_handle(guard->domain), &info) == 0 &&
-        info.type != VIR_DOMAIN_JOB_NONE)
+    if (!ended && guard->begin_pending && vmb_domain_is_occupied(guard->domain, NULL))
+        *late = now + LATE_NS;
+    else if (!ended && guard->begin_pending && has_job(guard))
         *late = MIN(now + LATE_NS, limit);
     return ended || now >= *late;
 }

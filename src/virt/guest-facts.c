@@ -2,6 +2,7 @@
 /* What the guest agent says of the system and filesystems inside. */
 #include "virt/guest-facts.h"
 #include "virt/agent.h"
+#include "virt/call.h"
 
 #include <string.h>
 
@@ -9,6 +10,8 @@
 #define MAX_TEXT 1024
 #define MAX_FILESYSTEMS 256
 #define MAX_DISKS 64
+/* An agent that hangs is waited for so often: libvirt first synchronizes with it. */
+#define WAITS 2
 
 typedef struct {
     virTypedParameterPtr params;
@@ -138,7 +141,8 @@ VmbJson *
 vmb_guest_facts(VmbDomain *domain, int timeout_s, GError **error)
 {
     Facts facts = {NULL, 0};
-    vmb_agent_set_timeout(domain, timeout_s);
+    VMB_DOMAIN_CALL(domain);
+    vmb_agent_set_timeout(domain, MAX(timeout_s / WAITS, 1));
     /* Type 0 asks for all that this agent and this libvirt know, and is no error if some is
      * unknown. */
     int rc = virDomainGetGuestInfo(vmb_domain_handle(domain), 0, &facts.params, &facts.n, 0);

@@ -3,7 +3,9 @@
  */
 #include "virt/quiesce.h"
 #include "virt/agent.h"
+#include "virt/call.h"
 #include "virt/domain-xml.h"
+#include "virt/reconnect.h"
 #include "util/fault.h"
 #include "util/log.h"
 #include "util/units.h"
@@ -29,10 +31,10 @@ struct VmbQuiesce {
     VmbGuard *guard;
     gboolean entered, left;
     Held held;
-    gboolean
-        unanswered; /* the agent has not answered to the end: its timeout is the guard's to reset */
-    guint64
-        deadline_ns;  /* monotonic: when the guest must be free; set before the watchdog starts */
+    gboolean timeout_set; /* of the agent: to be reset, ... */
+    gboolean unanswered;  /* ... but by the guard, as the agent has not answered to the end */
+    /* monotonic: when the guest must be free; set before the watchdog starts */
+    guint64 deadline_ns;
     guint64 asked_ns; /* monotonic: when the freeze was asked for; 0: it was not */
     guint64 filesystems;
     guint64 ns;
@@ -239,9 +241,9 @@ freeze_failed(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
 static gboolean
 freeze(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
 {
-    vmb_agent_set_timeout(quiesce->domain, TIMEOUT_S(quiesce->budget_ns));
     if (!arm(quiesce, FROZEN, error))
         return FALSE;
+    VMB_DOMAIN_CALL(quiesce->domain);
     int n = virDomainFSFreeze(vmb_domain_handle(quiesce->domain), NULL, 0, 0);
     if (n > 0) {
         quiesce->filesystems = (guint64)n;
@@ -267,32 +269,76 @@ pause_domain(VmbQuiesce *quiesce, GError **error)
     return vmb_fault_point("frozen", error);
 }
 
-static gboolean
-find_agent(VmbQuiesce *quiesce, gboolean *configured, gboolean *connected, GError **error)
+/* What is known of the guest before anything is asked of it. */
+typedef struct {
+    VmbQuiesce *quiesce;
+    VmbDomainState state;
+    gboolean configured, connected;
+    GError *hangs; /* why the agent, although connected, is not asked to freeze */
+} Guest;
+
+static void
+guest_clear(Guest *guest)
 {
-    char *xml = virDomainGetXMLDesc(vmb_domain_handle(quiesce->domain), 0);
+    g_clear_error(&guest->hangs);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Guest, guest_clear)
+
+static gboolean
+find_agent(VmbDomain *domain, Guest *guest, GError **error)
+{
+    VMB_DOMAIN_CALL(domain);
+    char *xml = virDomainGetXMLDesc(vmb_domain_handle(domain), 0);
     if (xml == NULL)
         return vmb_virt_error(error, VMB_ERROR_DOMAIN, "cannot read the XML of the domain '%s'",
-                              vmb_domain_name(quiesce->domain));
+                              vmb_domain_name(domain));
     g_autoptr(VmbDomainInfo) info = vmb_domain_info_from_xml(xml, error);
     free(xml);
     if (info == NULL)
         return FALSE;
-    *configured = info->agent_channel;
-    *connected = info->agent_connected;
+    guest->configured = info->agent_channel;
+    guest->connected = info->agent_connected;
+    return TRUE;
+}
+
+/* May be repeated after a restart of the daemon: it changes nothing but the agent's timeout. */
+static gboolean
+look_step(VmbDomain *domain, gpointer data, GError **error)
+{
+    Guest *guest = data;
+    VmbQuiesce *quiesce = guest->quiesce;
+    if (!vmb_domain_state(domain, &guest->state, error))
+        return FALSE;
+    if (!guest->state.active || guest->state.paused || quiesce->mode == VMB_QUIESCE_PAUSE)
+        return TRUE;
+    if (!find_agent(domain, guest, error))
+        return FALSE;
+    if (!guest->connected)
+        return TRUE;
+    quiesce->timeout_set = TRUE;
+    vmb_agent_set_timeout(domain, TIMEOUT_S(quiesce->budget_ns));
+    g_clear_error(&guest->hangs);
+    if (!vmb_agent_answers(domain, &guest->hangs) &&
+        g_error_matches(guest->hangs, VMB_ERROR, VMB_ERROR_LIBVIRT)) {
+        g_propagate_error(error, g_steal_pointer(&guest->hangs));
+        return FALSE;
+    }
     return TRUE;
 }
 
 /* Freezes unless it is clear beforehand that it cannot be. */
 static gboolean
-try_freeze(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
+try_freeze(VmbQuiesce *quiesce, const Guest *guest, GPtrArray *reasons, GError **error)
 {
-    gboolean configured = FALSE, connected = FALSE;
-    if (!find_agent(quiesce, &configured, &connected, error))
-        return FALSE;
-    if (connected)
+    if (guest->connected && guest->hangs == NULL)
         return freeze(quiesce, reasons, error);
-    if (configured)
+    if (guest->hangs != NULL)
+        vmb_reason_add(reasons, VMB_REASON_AGENT_TIMEOUT, NULL,
+                       "%s; so it is not asked to freeze, which it might do at any later time; see "
+                       "that qemu-guest-agent works in the guest, or allow more time with "
+                       "--freeze-timeout",
+                       guest->hangs->message);
+    else if (guest->configured)
         vmb_reason_add(reasons, VMB_REASON_AGENT_ABSENT, NULL,
                        "the guest agent is not connected, so nothing is frozen; install and start "
                        "qemu-guest-agent in the guest");
@@ -308,26 +354,29 @@ try_freeze(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
 static gboolean
 enter(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
 {
-    VmbDomainState state;
+    g_auto(Guest) guest = {.quiesce = quiesce};
     if (quiesce->mode == VMB_QUIESCE_NONE) {
         vmb_reason_add(reasons, VMB_REASON_QUIESCE_NONE, NULL,
                        "the guest is not quiesced, as asked");
         return TRUE;
     }
-    if (!vmb_domain_state(quiesce->domain, &state, error))
+    if (!vmb_virt_reconnecting(quiesce->domain, look_step, &guest, error))
         return FALSE;
-    if (!state.active)
+    if (!guest.state.active)
         return vmb_error_set(error, VMB_ERROR_DOMAIN, "the domain '%s' is shut off",
                              vmb_domain_name(quiesce->domain));
-    if (state.paused) {
+    if (guest.state.paused) {
         vmb_reason_add(reasons, VMB_REASON_DOMAIN_PAUSED, NULL,
-                       "the domain is paused already, so there is nothing to freeze");
+                       quiesce->mode == VMB_QUIESCE_REQUIRE
+                           ? "the domain is paused, so its agent cannot freeze it; resume it, or "
+                             "take another way than --quiesce=require"
+                           : "the domain is paused already, so there is nothing to freeze");
         quiesce->held = PAUSED_BEFORE;
         return weaker(quiesce, reasons, error);
     }
     if (quiesce->mode == VMB_QUIESCE_PAUSE)
         return pause_domain(quiesce, error);
-    return try_freeze(quiesce, reasons, error);
+    return try_freeze(quiesce, &guest, reasons, error);
 }
 
 gboolean
@@ -357,6 +406,13 @@ judge(VmbQuiesce *quiesce, gboolean fired, guint64 count, GPtrArray *reasons, GE
         vmb_reason_add(reasons, VMB_REASON_THAWED_BY_ITSELF, NULL,
                        "the guest was no longer %s when the job had begun",
                        quiesce->held == PAUSED ? "paused" : "frozen");
+        return weaker(quiesce, reasons, error);
+    }
+    if (quiesce->held == FROZEN && count < quiesce->filesystems) {
+        vmb_reason_add(reasons, VMB_REASON_THAWED_BY_ITSELF, NULL,
+                       "only %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
+                       " filesystems were still frozen when the job had begun",
+                       count, quiesce->filesystems);
         return weaker(quiesce, reasons, error);
     }
     quiesce->result = quiesce->held == PAUSED ? VMB_QUIESCED_PAUSED : VMB_QUIESCED_FILESYSTEMS;
@@ -400,7 +456,7 @@ vmb_quiesce_leave(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
         vmb_domain_state(quiesce->domain, &state, NULL) && state.paused)
         quiesce->result = VMB_QUIESCED_PAUSED;
     stop_watchdog(quiesce);
-    if (quiesce->asked_ns != 0 && !quiesce->unanswered && quiesce->mode != VMB_QUIESCE_PAUSE)
+    if (quiesce->timeout_set && !quiesce->unanswered)
         vmb_agent_reset_timeout(quiesce->domain);
     return ok;
 }

@@ -18,9 +18,9 @@ VmbQuiesce *vmb_quiesce_new(VmbDomain *domain, VmbQuiesceMode mode, guint64 budg
 /* Freezes or pauses as the mode asks. Sets the agent's response timeout before; leave gives it libvirt's
  * default again, as no API tells what it was. With
  * AUTO a failure adds a reason and succeeds; with REQUIRE it is VMB_ERROR_QUIESCE and the guest is
- * thawed again. Fault points freeze-asked and frozen. */
+ * thawed again. An agent that does not answer a harmless question is not asked to freeze. Fault points freeze-asked and frozen. */
 gboolean vmb_quiesce_enter(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error);
-/* Thaws or resumes at once; the thaw's count decides what was reached. Retries within what is left of
+/* Thaws or resumes at once; the thaw's count, which must be that of the freeze, decides what was reached. Retries within what is left of
  * the budget; after that the guard goes on and a reason tells. VMB_ERROR_QUIESCE under REQUIRE when the
  * freeze had not held. Fault point thawed. */
 gboolean vmb_quiesce_leave(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error);

@@ -6,6 +6,7 @@
 typedef gboolean (*VmbVirtStep)(VmbDomain *domain, gpointer data, GError **error);
 
 /* Runs @step; while it fails because the connection is lost (VMB_ERROR_LIBVIRT), opens the connection
- * anew, finds the domain again and repeats the step, for 30 s at most. @step must be harmless to
- * repeat. Errors: those of the step. */
+ * anew, finds the domain again and repeats the step, as long as vmb_connection_patience() allows: 20 s for
+ * all steps together, later ones try once. @step must be harmless to repeat. Errors: those of the step, or of
+ * the connection. */
 gboolean vmb_virt_reconnecting(VmbDomain *domain, VmbVirtStep step, gpointer data, GError **error);
