@@ -86,8 +86,8 @@ start_guard(VmbBackupRun *run, GError **error)
     return run->guard != NULL && vmb_fault_point("guard-armed", error);
 }
 
-static void
-describe_job(VmbBackupRun *run)
+static VmbBackupJobSpec
+describe_job(VmbBackupRun *run, gboolean bitmaps)
 {
     GPtrArray *disks = run->plan->disks;
     g_free(run->job_disks);
@@ -97,11 +97,10 @@ describe_job(VmbBackupRun *run)
         run->job_disks[i].target = disk->info->target;
         run->job_disks[i].scratch = run->scratch->paths->pdata[i];
         run->job_disks[i].checkpoint = disk->info->bitmaps;
-        if (disk->method == VMB_METHOD_BITMAP)
+        if (bitmaps && disk->method == VMB_METHOD_BITMAP)
             run->job_disks[i].incremental = disk->parent_disk->checkpoint;
     }
-    VmbBackupJobSpec spec = {run->scratch->socket, run->checkpoint, run->job_disks, disks->len};
-    run->job = vmb_backup_job_new(run->domain, &spec);
+    return (VmbBackupJobSpec){run->scratch->socket, run->checkpoint, run->job_disks, disks->len};
 }
 
 static gboolean
@@ -129,9 +128,25 @@ record_quiesce(VmbBackupRun *run, VmbQuiesce *quiesce)
     }
 }
 
+/* The bitmaps were validated, and yet one may be refused: once more, without them and in the same freeze. */
+static gboolean
+begin(VmbBackupRun *run, gboolean *refused, GError **error)
+{
+    g_autoptr(GError) first = NULL;
+    if (vmb_backup_job_begin(run->job, &first))
+        return TRUE;
+    if (!g_error_matches(first, VMB_ERROR, VMB_ERROR_NO_INCREMENTAL)) {
+        g_propagate_error(error, g_steal_pointer(&first));
+        return FALSE;
+    }
+    *refused = TRUE;
+    VmbBackupJobSpec spec = describe_job(run, FALSE);
+    return vmb_backup_job_begin_again(run->job, &spec, error);
+}
+
 /* The guest is released before anything else is thought about. */
 static gboolean
-freeze_begin_thaw(VmbBackupRun *run, GError **error)
+freeze_begin_thaw(VmbBackupRun *run, gboolean *refused, GError **error)
 {
     g_autoptr(GError) leave_error = NULL;
     g_autoptr(VmbQuiesce) quiesce = vmb_quiesce_new(
@@ -139,8 +154,10 @@ freeze_begin_thaw(VmbBackupRun *run, GError **error)
     if (!vmb_quiesce_enter(quiesce, run->reasons, error))
         return FALSE;
     run->manifest->time_ns = vmb_units_now();
-    gboolean begun = vmb_backup_job_begin(run->job, error);
+    gboolean begun = begin(run, refused, error);
     gboolean left = vmb_quiesce_leave(quiesce, run->reasons, &leave_error);
+    if (vmb_backup_job_is_uncertain(run->job))
+        vmb_guard_beginning(run->guard);
     if (!begun)
         return FALSE;
     if (!left) {
@@ -151,24 +168,27 @@ freeze_begin_thaw(VmbBackupRun *run, GError **error)
     return TRUE;
 }
 
+/* A job that began after the locks were taken would let libvirt block our begin for 30 s. */
+static gboolean
+check_not_busy(VmbBackupRun *run, GError **error)
+{
+    gboolean ours = FALSE;
+    g_autofree char *what = NULL;
+    return vmb_domain_active_job(run->domain, NULL, &ours, &what, error) &&
+           (what == NULL ||
+            vmb_error_set(error, VMB_ERROR_LOCKED, "domain %s has become busy: %s",
+                          run->result->domain, what));
+}
+
 static gboolean
 begin_job(VmbBackupRun *run, GError **error)
 {
-    g_autoptr(GError) first = NULL;
-    describe_job(run);
-    if (freeze_begin_thaw(run, &first))
-        return TRUE;
-    if (!g_error_matches(first, VMB_ERROR, VMB_ERROR_NO_INCREMENTAL)) {
-        g_propagate_error(error, g_steal_pointer(&first));
-        return FALSE;
-    }
-    /* The bitmaps were validated, and yet one is refused: once more, without them. */
-    g_clear_pointer(&run->job, vmb_backup_job_free);
-    if (!vmb_plan_give_up_bitmaps(run->plan, run->options, run->points, run->result->domain,
-                                  run->reasons, error))
-        return FALSE;
-    describe_job(run);
-    return freeze_begin_thaw(run, error);
+    gboolean refused = FALSE;
+    VmbBackupJobSpec spec = describe_job(run, TRUE);
+    run->job = vmb_backup_job_new(run->domain, &spec);
+    return freeze_begin_thaw(run, &refused, error) &&
+           (!refused || vmb_plan_give_up_bitmaps(run->plan, run->options, run->points,
+                                                 run->result->domain, run->reasons, error));
 }
 
 /* Between inspection and the start of the job somebody may have changed the disks. */
@@ -206,9 +226,10 @@ vmb_backup_start_job(VmbBackupRun *run, GError **error)
     if (run->scratch == NULL || !check_places(run, error) ||
         !vmb_scratch_check_space(run->scratch, run->plan, run->result->domain, run->reasons,
                                  error) ||
-        !look_again(run, error) || !begin_journal(run, error) ||
+        !vmb_domain_check_answers(run->domain, error) || !look_again(run, error) ||
+        !begin_journal(run, error) ||
         !vmb_scratch_create(run->scratch, run->plan, run->info, error) ||
-        !start_guard(run, error))
+        !start_guard(run, error) || !check_not_busy(run, error))
         return FALSE;
     if (!begin_job(run, error) || !note_resumed(run, error))
         return FALSE;

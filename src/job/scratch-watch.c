@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A thread that looks at the free space of the scratch directory and stops the backup in time. */
+/* Threads that look at the free space of the scratch directory and stop the backup in time. */
 #include "job/scratch.h"
 #include "job/scratch-space.h"
 #include "util/error.h"
@@ -7,8 +7,9 @@
 
 /* Between two looks. statvfs() costs microseconds; a guest at 2 GB/s writes 100 MB meanwhile. */
 #define PERIOD_US (50 * 1000)
-/* Every so many looks libvirt is asked whether QEMU paused the domain. */
-#define LOOKS_PER_STATE 20
+/* Between two questions to libvirt whether QEMU paused the domain; in a thread of its own, because libvirt
+ * may hang. */
+#define STATE_PERIOD_US (1000 * 1000)
 
 struct VmbScratchWatch {
     char *dir;
@@ -20,7 +21,7 @@ struct VmbScratchWatch {
     GCond wake;
     gboolean ending;
     GError *error;
-    GThread *thread;
+    GThread *space, *state;
 };
 
 static void
@@ -65,24 +66,35 @@ domain_is_stopped(VmbScratchWatch *watch)
     return TRUE;
 }
 
-static gpointer
-watch_thread(gpointer data)
+/* Until something is wrong, or the end. */
+static void
+look_often(VmbScratchWatch *watch, gboolean (*is_wrong)(VmbScratchWatch *watch), gint64 period_us)
 {
-    VmbScratchWatch *watch = data;
-    guint looks = 0;
     g_mutex_lock(&watch->lock);
     while (!watch->ending) {
         g_mutex_unlock(&watch->lock);
-        gboolean fired = space_is_short(watch) ||
-                         (++looks % LOOKS_PER_STATE == 0 && domain_is_stopped(watch));
+        gboolean wrong = is_wrong(watch);
         g_mutex_lock(&watch->lock);
-        if (fired)
+        if (wrong)
             break;
-        gint64 until = g_get_monotonic_time() + PERIOD_US;
+        gint64 until = g_get_monotonic_time() + period_us;
         while (!watch->ending && g_cond_wait_until(&watch->wake, &watch->lock, until))
             continue;
     }
     g_mutex_unlock(&watch->lock);
+}
+
+static gpointer
+space_thread(gpointer data)
+{
+    look_often(data, space_is_short, PERIOD_US);
+    return NULL;
+}
+
+static gpointer
+state_thread(gpointer data)
+{
+    look_often(data, domain_is_stopped, STATE_PERIOD_US);
     return NULL;
 }
 
@@ -100,7 +112,8 @@ vmb_scratch_watch_start(const VmbScratch *scratch, VmbDomain *domain, gboolean h
     watch->reserve = vmb_scratch_reserve(available);
     g_mutex_init(&watch->lock);
     g_cond_init(&watch->wake);
-    watch->thread = g_thread_new("scratch-watch", watch_thread, watch);
+    watch->space = g_thread_new("scratch-space", space_thread, watch);
+    watch->state = g_thread_new("scratch-state", state_thread, watch);
     return watch;
 }
 
@@ -122,9 +135,10 @@ vmb_scratch_watch_free(VmbScratchWatch *watch)
         return;
     g_mutex_lock(&watch->lock);
     watch->ending = TRUE;
-    g_cond_signal(&watch->wake);
+    g_cond_broadcast(&watch->wake);
     g_mutex_unlock(&watch->lock);
-    g_thread_join(watch->thread);
+    g_thread_join(watch->space);
+    g_thread_join(watch->state);
     g_clear_error(&watch->error);
     g_free(watch->dir);
     vmb_domain_unref(watch->domain);

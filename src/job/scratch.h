@@ -40,7 +40,7 @@ gboolean vmb_scratch_create(const VmbScratch *scratch, const VmbPlan *plan,
 /* Removes the directories of a dead run, if their names are ones that we make. */
 gboolean vmb_scratch_remove_leftover(const char *directory, GError **error);
 
-/* A thread that looks at the free space and cancels before it is gone. */
+/* Threads that look at the free space, and at the domain, and cancel before the space is gone. */
 typedef struct VmbScratchWatch VmbScratchWatch;
 /* @stop is cancelled when the reserve is touched or QEMU has paused the domain for an I/O error that was
  * not there before the job (@had_io_error). */
