@@ -130,6 +130,10 @@ fuzz_seeds(void)
     vmb_qcow2_put64(image + 120, length);
     vmb_qcow2_put64(image + 128, 1024);
     fuzz_seed("clean", image, sizeof image);
+    VmbBitmapState state;
+    fuzz_file_set(fd, image, sizeof image);
+    vmb_bitmap_state_read(path, NAME, &state);
+    g_assert(state.usable && state.clean); /* or nothing would be reached from here */
     vmb_qcow2_put64(image + 1536, 512);
     fuzz_seed("dirty", image, sizeof image);
     vmb_qcow2_put64(image + 1536, 1);

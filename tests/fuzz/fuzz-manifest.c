@@ -92,6 +92,8 @@ static void
 seed(const char *name, const VmbManifest *manifest)
 {
     g_autofree char *text = vmb_manifest_serialise(manifest);
+    g_autoptr(VmbManifest) read = vmb_manifest_parse(text, strlen(text), NULL);
+    g_assert(read != NULL); /* or nothing would be reached from here */
     fuzz_seed_document(name, 0, 1, text);
 }
 
