@@ -49,8 +49,9 @@ vmb_save_config(VmbTransaction *transaction, VmbManifest *manifest, const VmbDom
                  {"dtb", "dtb", info->dtb}};
     if (!vmb_transaction_add_file(transaction, manifest, "domain.xml", "inactive-xml", NULL,
                                   info->inactive_xml, strlen(info->inactive_xml), error) ||
-        !vmb_transaction_add_file(transaction, manifest, "domain-live.xml", "live-xml", NULL,
-                                  info->live_xml, strlen(info->live_xml), error))
+        (info->live_xml != NULL &&
+         !vmb_transaction_add_file(transaction, manifest, "domain-live.xml", "live-xml", NULL,
+                                   info->live_xml, strlen(info->live_xml), error)))
         return FALSE;
     for (guint i = 0; i < G_N_ELEMENTS(files); i++)
         if (!save_file(transaction, manifest, files[i].name, files[i].role, files[i].path, domain,

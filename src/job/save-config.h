@@ -5,7 +5,7 @@
 #include "repo/transaction.h"
 #include "virt/domain.h"
 
-/* Before the job: both XMLs (an error if they cannot be written), NVRAM, kernel, initrd and device tree
+/* Before the job: both XMLs (an error if they cannot be written; a shut-off domain has no live one), NVRAM, kernel, initrd and device tree
  * (absent ones are nothing, unreadable ones a reason). */
 gboolean vmb_save_config(VmbTransaction *transaction, VmbManifest *manifest,
                          const VmbDomainInfo *info, const char *domain, GPtrArray *reasons,

@@ -96,6 +96,9 @@ static const struct {
     [VMB_REASON_STARTED_MEANWHILE] = {"started-meanwhile", FALSE,
         "The domain was started while it was backed up shut off; what had been read was dropped, "
         "and it was backed up running."},
+    [VMB_REASON_BITMAP_NOT_ADDED] = {"bitmap-not-added", FALSE,
+        "The image of a shut-off domain got no new bitmap, because another process has it open or its "
+        "file system knows no leases; the old bitmap goes on, or the next backup compares."},
 };
 
 const char *

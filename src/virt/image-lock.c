@@ -39,16 +39,14 @@ ask_locks(int fd, const char *path, char **who, GError **error)
 /* A read lease is granted only when nobody has the file open for writing. While we hold it, who opens it
  * for writing waits; so it is given back at once. Not all file systems have leases, and they are for the
  * file's owner and the administrator: without an answer QEMU's locks must do. */
-static gboolean
-someone_writes(int fd)
+static int
+try_lease(int fd)
 {
     /* Who waits makes the kernel signal us, by default with one that kills. */
-    if (fcntl(fd, F_SETSIG, SIGURG) < 0)
-        return FALSE;
-    if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
-        return errno == EAGAIN;
+    if (fcntl(fd, F_SETSIG, SIGURG) < 0 || fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
+        return errno;
     fcntl(fd, F_SETLEASE, F_UNLCK);
-    return FALSE;
+    return 0;
 }
 
 /* Mounted, part of a volume group, or otherwise claimed by the kernel. */
@@ -69,9 +67,17 @@ vmb_image_writer(const char *path, char **who, GError **error)
         return vmb_error_errno(error, errno, "cannot open %s", path);
     if (!ask_locks(fd, path, who, error))
         return FALSE;
-    if (*who == NULL && S_ISREG(st.st_mode) && someone_writes(fd))
+    if (*who == NULL && S_ISREG(st.st_mode) && try_lease(fd) == EAGAIN)
         *who = g_strdup("another process that has it open for writing");
     if (*who == NULL && S_ISBLK(st.st_mode) && is_claimed(path))
         *who = g_strdup("this host, which has mounted it or uses it for another device");
     return TRUE;
+}
+
+gboolean
+vmb_image_has_leases(const char *path)
+{
+    g_auto(VmbFd) fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    int problem = fd >= 0 ? try_lease(fd) : errno;
+    return problem == 0 || problem == EAGAIN;
 }

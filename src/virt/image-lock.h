@@ -9,3 +9,6 @@
  * writing, where the file system can tell. Holds up nobody for more than some microseconds. Free *@who
  * with g_free(). Errors: VMB_ERROR_FAILED if it cannot be opened or asked. */
 gboolean vmb_image_writer(const char *path, char **who, GError **error);
+
+/* TRUE if the file's system and owner let us hold leases on it. */
+gboolean vmb_image_has_leases(const char *path);

@@ -2,6 +2,32 @@
 /* Notices when a domain that is shut off is started, or its definition changes. */
 #include "virt/lifecycle.h"
 
+gboolean
+vmb_shut_off_read(VmbDomain *domain, VmbShutOff *how, GError **error)
+{
+    virDomainPtr handle = vmb_domain_handle(domain);
+    int state = 0, reason = 0, saved = virDomainHasManagedSaveImage(handle, 0);
+    if (saved < 0 || virDomainGetState(handle, &state, &reason, 0) < 0)
+        return vmb_virt_error(error, VMB_ERROR_DOMAIN, "cannot ask how the domain '%s' was shut off",
+                              vmb_domain_name(domain));
+    how->saved = saved > 0;
+    how->migrated = state == VIR_DOMAIN_SHUTOFF && reason == VIR_DOMAIN_SHUTOFF_MIGRATED;
+    return TRUE;
+}
+
+char *
+vmb_shut_off_xml(VmbDomain *domain, GError **error)
+{
+    char *raw = virDomainGetXMLDesc(vmb_domain_handle(domain),
+                                    VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE);
+    char *xml = g_strdup(raw);
+    free(raw);
+    if (xml == NULL)
+        vmb_virt_error(error, VMB_ERROR_DOMAIN, "cannot read the XML of the domain '%s'",
+                       vmb_domain_name(domain));
+    return xml;
+}
+
 /* libvirt may call back until it has released this, which is later than the deregistration. */
 typedef struct {
     gatomicrefcount refs;

@@ -3,6 +3,15 @@
 #pragma once
 #include "virt/domain.h"
 
+/* How a domain came to be shut off. */
+typedef struct {
+    gboolean saved;    /* with its memory: the next start goes on from there */
+    gboolean migrated; /* it runs, or ran, somewhere else */
+} VmbShutOff;
+gboolean vmb_shut_off_read(VmbDomain *domain, VmbShutOff *how, GError **error);
+/* Its XML as VmbDomainInfo.inactive_xml. Free with g_free(). */
+char *vmb_shut_off_xml(VmbDomain *domain, GError **error);
+
 typedef struct VmbLifecycle VmbLifecycle;
 
 /* From now on. Errors: VMB_ERROR_LIBVIRT. */
