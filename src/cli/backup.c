@@ -22,7 +22,7 @@ typedef struct {
     VmbBackupOptions job;
     guint level, quiesce, jobs; /* level and quiesce: places in their lists of words */
     gboolean all, strict, json;
-    GPtrArray *disks, *exclude;
+    GPtrArray *disks, *exclude, *peers;
     /* what came out */
     VmbExitTally tally;
     guint warnings;
@@ -185,6 +185,7 @@ run(Backup *backup)
     backup->job.quiesce = modes[backup->quiesce];
     backup->job.disks = vmb_command_vector(backup->disks);
     backup->job.exclude = vmb_command_vector(backup->exclude);
+    backup->job.peers = vmb_command_vector(backup->peers);
     g_autoptr(GPtrArray) domains = choose_domains(backup, &error);
     if (domains == NULL)
         return fail(backup, error);
@@ -203,11 +204,13 @@ vmb_verb_backup(VmbCommand *command)
 {
     g_autoptr(GPtrArray) disks = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GPtrArray) exclude = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GPtrArray) peers = g_ptr_array_new_with_free_func(g_free);
     Backup backup = {
         .command = command,
         .jobs = 1,
         .disks = disks,
         .exclude = exclude,
+        .peers = peers,
         .job = {.freeze_timeout_ns = FREEZE_DEFAULT_NS, .compress_level = VMB_COMPRESS_DEFAULT}};
     const VmbOption options[] = {
         {"all", 'a', VMB_OPTION_FLAG, NULL, "every running domain", &backup.all},
@@ -231,6 +234,8 @@ vmb_verb_backup(VmbCommand *command)
          MAX_JOBS},
         {"scratch-dir", 0, VMB_OPTION_STRING, "DIR",
          "where QEMU keeps what the guest overwrites meanwhile", &backup.job.scratch_dir},
+        {"peer", 0, VMB_OPTION_EACH, "URI",
+         "refuse if the libvirt there runs a domain whose newest point another host made", peers},
         {"lock-wait", 0, VMB_OPTION_DURATION, "TIME",
          "wait so long for another run on the same domain (0)", &backup.job.lock_wait_ns},
         {"strict", 0, VMB_OPTION_FLAG, NULL, "exit with status 3 when there was a warning",

@@ -20,13 +20,37 @@ disk_names(const VmbManifest *manifest)
     return g_string_free(names, FALSE);
 }
 
+/* What a user can give to other verbs for this domain, whatever its older points call it. */
+static const char *
+usable_name(const GPtrArray *domains, const VmbCatalogDomain *domain)
+{
+    for (guint i = 0; domain->name != NULL && i < domains->len; i++) {
+        const VmbCatalogDomain *other = g_ptr_array_index(domains, i);
+        if (other != domain && g_strcmp0(other->name, domain->name) == 0)
+            return domain->uuid;
+    }
+    return domain->name != NULL ? domain->name : domain->uuid;
+}
+
+/* Of domains with one name the first two: they stand side by side. */
 static void
-add_row(VmbTable *table, const VmbCatalogDomain *domain, const VmbPoint *point)
+tell_shared_names(const GPtrArray *domains)
+{
+    for (guint i = 1; i < domains->len; i++) {
+        const VmbCatalogDomain *before = g_ptr_array_index(domains, i - 1);
+        const VmbCatalogDomain *domain = g_ptr_array_index(domains, i);
+        if (domain->name != NULL && g_strcmp0(before->name, domain->name) == 0)
+            vmb_notice("two domains have had the name '%s' (%s and %s): give the UUID of the one "
+                       "that is meant",
+                       domain->name, before->uuid, domain->uuid);
+    }
+}
+
+static void
+add_row(VmbTable *table, const char *name, const VmbPoint *point)
 {
     const VmbManifest *manifest = point->manifest;
-    const char *name = domain->name != NULL ? domain->name : domain->uuid;
-    g_autofree char *id =
-        g_strdup_printf("%s/%s", manifest != NULL ? manifest->domain : name, point->id);
+    g_autofree char *id = g_strdup_printf("%s/%s", name, point->id);
     if (manifest == NULL) {
         vmb_table_add(table, id, "DAMAGED", NULL, NULL, NULL);
         return;
@@ -46,7 +70,7 @@ print_table(const GPtrArray *domains)
     for (guint i = 0; i < domains->len; i++) {
         const VmbCatalogDomain *domain = g_ptr_array_index(domains, i);
         for (guint k = 0; k < domain->points->len; k++)
-            add_row(table, domain, g_ptr_array_index(domain->points, k));
+            add_row(table, usable_name(domains, domain), g_ptr_array_index(domain->points, k));
     }
     g_autofree char *text = vmb_table_text(table, "");
     if (vmb_table_rows(table) > 0)
@@ -121,5 +145,6 @@ vmb_verb_list(VmbCommand *command)
         print_json(domains);
     else
         print_table(domains);
+    tell_shared_names(domains);
     return tell_damage(domains);
 }

@@ -2,12 +2,15 @@
 /* The story of a backup of one domain, from its locks to its report. */
 #include "job/backup-run.h"
 #include "job/bind.h"
+#include "job/identity.h"
 #include "job/reconcile.h"
+#include "job/redefine.h"
 #include "job/save-config.h"
 #include "repo/journal.h"
 #include "repo/layout.h"
 #include "util/error.h"
 #include "util/fault.h"
+#include "util/host.h"
 #include "util/log.h"
 #include "util/units.h"
 #include "virt/checkpoint.h"
@@ -139,6 +142,8 @@ reconcile(VmbBackupRun *run, GError **error)
     g_autofree char *what = NULL;
     run->points = vmb_repo_domain_points(run->repo_domain, error);
     if (run->points == NULL ||
+        !vmb_identity_check(run->repository, run->domain, run->points, run->options->peers,
+                            run->reasons, error) ||
         !vmb_reconcile(run->repo_domain, run->domain, run->points, run->reasons, &run->stale,
                        error))
         return FALSE;
@@ -158,6 +163,9 @@ inspect(VmbBackupRun *run, GError **error)
     if (run->info == NULL)
         return FALSE;
     vmb_bind_disks(run->info, run->points);
+    if (!vmb_redefine_checkpoints(vmb_repository_id(run->repository), run->domain, run->info,
+                                  run->points, run->reasons, error))
+        return FALSE;
     run->plan = vmb_plan_new(run->options, run->domain, run->info, run->points, run->reasons,
                              error);
     return run->plan != NULL && vmb_fault_point("backup-inspected", error);
@@ -172,6 +180,7 @@ begin_manifest(VmbBackupRun *run, GError **error)
     manifest->repository = g_strdup(vmb_repository_id(run->repository));
     manifest->tool = g_strdup("vmbackup " VMB_VERSION);
     manifest->host = g_strdup(g_get_host_name());
+    manifest->host_id = g_strdup(vmb_host_id());
     manifest->domain = g_strdup(run->result->domain);
     manifest->uuid = g_strdup(run->result->uuid);
     VmbDomainState state;

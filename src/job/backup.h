@@ -17,6 +17,7 @@ typedef struct {
     const char *const *disks;    /* targets, NULL-terminated; NULL or empty: all */
     const char *const *exclude;  /* targets, NULL-terminated; NULL: none */
     int compress_level;          /* VMB_COMPRESS_NONE or zstd's level */
+    const char *const *peers;    /* libvirt URIs of other hosts that may run the domain; NULL: none */
     const char *scratch_dir;     /* NULL: vmb_scratch_default_dir() */
     guint64 lock_wait_ns;
     GCancellable *cancel;

@@ -53,6 +53,10 @@ wanted_uuids(VmbRepository *repository, const char *domain, GError **error)
 {
     if (domain == NULL)
         return vmb_repository_domains(repository, error);
+    GPtrArray *named = vmb_repository_domains_named(repository, domain, error);
+    if (named == NULL || named->len > 1)
+        return named;
+    g_ptr_array_unref(named);
     char *uuid = vmb_repository_find_domain(repository, domain, error);
     if (uuid == NULL)
         return NULL;

@@ -11,7 +11,7 @@ typedef struct {
     GError *damage;    /* its points could not be looked at */
 } VmbCatalogDomain;
 
-/* Domains in the order of their names. @domain: name or UUID of the only one that is wanted; NULL:
+/* Domains in the order of their names. @domain: name or UUID of the only ones that are wanted; NULL:
  * all. GPtrArray of VmbCatalogDomain. Errors: as vmb_repository_open() and
  * vmb_repository_find_domain(). */
 GPtrArray *vmb_catalog_read(const char *repository, const char *domain, GError **error);

@@ -214,12 +214,13 @@ undo_run(Undo *undo, VmbJournal *journal, GError **error)
     return TRUE;
 }
 
-/* Its directories, guard and process are on another host, but the domain may have come here with the
- * checkpoint's bitmaps. */
+/* Its directories, guard and process are on another host, but the domain may have come here, frozen or
+ * paused, and with the checkpoint's bitmaps. */
 static gboolean
 undo_elsewhere(Undo *undo, VmbJournal *journal, GError **error)
 {
-    if (!vmb_journal_set_aside(vmb_repo_domain_fd(undo->repo_domain), journal, error))
+    if (!vmb_journal_set_aside(vmb_repo_domain_fd(undo->repo_domain), journal, error) ||
+        (journal->nonce != NULL && !release_guest(undo, journal, error)))
         return FALSE;
     kept(undo, "a backup died on the host %s and may have left scratch files there; `vmbackup doctor "
                "--repair` on that host removes them", journal->host != NULL ? journal->host : "?");
@@ -228,6 +229,14 @@ undo_elsewhere(Undo *undo, VmbJournal *journal, GError **error)
             VMB_CHECKPOINT_STALE)
         purge_checkpoint(undo, journal->checkpoint);
     return TRUE;
+}
+
+static void
+remove_stale_paths(Undo *undo, const VmbJournal *journal)
+{
+    for (guint i = 0; journal->stale != NULL && journal->stale[i] != NULL; i++)
+        if (journal->stale[i][0] == '/')
+            remove_directory(undo, journal->stale[i]);
 }
 
 /* Journals that another host has set aside for this one. */
@@ -240,7 +249,10 @@ undo_aside(Undo *undo, GError **error)
         VmbJournal *journal = g_ptr_array_index(journals, i);
         if (vmb_journal_is_elsewhere(journal))
             continue;
-        if (!undo_run(undo, journal, error) || !vmb_journal_clear_aside(fd, journal, error))
+        if (journal->nonce != NULL && !undo_run(undo, journal, error))
+            return FALSE;
+        remove_stale_paths(undo, journal);
+        if (!vmb_journal_clear_aside(fd, journal, error))
             return FALSE;
     }
     return journals != NULL;
@@ -287,14 +299,15 @@ vmb_reconcile(VmbRepoDomain *repo_domain, VmbDomain *domain, GPtrArray *points, 
         return FALSE;
     if (journal == NULL && failed->len == 0)
         return TRUE;
-    if (journal != NULL && journal->nonce != NULL) {
-        gboolean here = !vmb_journal_is_elsewhere(journal);
-        if (here ? !note_io_pause(&undo, journal, error) || !undo_run(&undo, journal, error)
-                 : !undo_elsewhere(&undo, journal, error))
-            return FALSE;
-    }
+    gboolean elsewhere = journal != NULL && vmb_journal_is_elsewhere(journal);
+    if (elsewhere && !undo_elsewhere(&undo, journal, error))
+        return FALSE;
+    if (!elsewhere && journal != NULL && journal->nonce != NULL &&
+        (!note_io_pause(&undo, journal, error) || !undo_run(&undo, journal, error)))
+        return FALSE;
     for (guint i = 0; journal != NULL && journal->stale != NULL && journal->stale[i] != NULL; i++)
-        remove_stale(&undo, journal->stale[i]);
+        if (!elsewhere || journal->stale[i][0] != '/')
+            remove_stale(&undo, journal->stale[i]);
     return finish(&undo, journal, stale, error);
 }
 
@@ -334,6 +347,7 @@ gone_aside(Undo *undo, const char *uri, GError **error)
         if (!is_reachable(undo, journal, uri))
             continue;
         undo_gone(undo, journal);
+        remove_stale_paths(undo, journal);
         if (!vmb_journal_clear_aside(fd, journal, error))
             return FALSE;
     }
@@ -351,15 +365,13 @@ vmb_reconcile_gone(VmbRepoDomain *repo_domain, const char *uri, const char *name
     if (!gone_aside(&undo, uri, error) ||
         !vmb_journal_read(vmb_repo_domain_fd(repo_domain), &journal, error))
         return FALSE;
-    if (journal != NULL && journal->nonce != NULL) {
-        if (!is_reachable(&undo, journal, uri))
-            return TRUE;
+    if (journal != NULL && !is_reachable(&undo, journal, uri))
+        return TRUE;
+    if (journal != NULL && journal->nonce != NULL)
         undo_gone(&undo, journal);
-    }
     /* Checkpoints went with the domain. */
-    for (guint i = 0; journal != NULL && journal->stale != NULL && journal->stale[i] != NULL; i++)
-        if (journal->stale[i][0] == '/')
-            remove_directory(&undo, journal->stale[i]);
+    if (journal != NULL)
+        remove_stale_paths(&undo, journal);
     return (journal == NULL && failed->len == 0) || finish(&undo, NULL, &stale, error);
 }
 

@@ -10,20 +10,23 @@
 
 #define MAX_CANDIDATES 8
 
-/* Name of the newest point that is not damaged; NULL without an error if there is none. Reads from
- * the latest id on, and stops early at the point that has the highest number ever given. */
-static char *
-newest_name(VmbRepoDomain *domain, GError **error)
+/* The newest point that is not damaged; NULL without an error if there is none. Reads from the latest id
+ * on, and stops early at the point that has the highest number ever given. */
+static VmbPoint *
+newest_point(VmbRepoDomain *domain, GError **error)
 {
-    g_autofree char *name = NULL;
-    guint64 highest = 0, last = 0;
+    g_autoptr(VmbPoint) newest = NULL;
+    guint64 last = 0;
     g_autoptr(GPtrArray) ids = vmb_repo_domain_point_ids(domain, FALSE, error);
     if (ids == NULL)
         return NULL;
     if (!vmb_repo_domain_read_sequence(domain, &last, NULL))
         last = 0;
-    for (guint i = ids->len; i-- > 0 && (last == 0 || highest != last);) {
+    for (guint i = ids->len; i-- > 0;) {
         g_autoptr(GError) local = NULL;
+        guint64 highest = newest != NULL ? newest->manifest->sequence : 0;
+        if (last != 0 && highest == last)
+            break;
         g_autoptr(VmbPoint) point = vmb_repo_domain_read_point(domain, ids->pdata[i], &local);
         if (local != NULL) {
             g_propagate_error(error, g_steal_pointer(&local));
@@ -31,24 +34,75 @@ newest_name(VmbRepoDomain *domain, GError **error)
         }
         if (point == NULL || point->manifest == NULL || point->manifest->sequence <= highest)
             continue;
-        highest = point->manifest->sequence;
-        g_free(name);
-        name = g_strdup(point->manifest->domain);
+        vmb_point_free(newest);
+        newest = g_steal_pointer(&point);
     }
-    return g_steal_pointer(&name);
+    return g_steal_pointer(&newest);
 }
 
-static gboolean
-has_name(VmbRepository *repository, const char *uuid, const char *name)
+/* The domain's newest point; NULL if it has none, or (after a warning) if it cannot be read. */
+static VmbPoint *
+newest_of(VmbRepository *repository, const char *uuid)
 {
     g_autoptr(GError) error = NULL;
-    g_autofree char *newest = NULL;
+    VmbPoint *newest = NULL;
     g_autoptr(VmbRepoDomain) domain = vmb_repo_domain_open(repository, uuid, FALSE, &error);
     if (domain != NULL)
-        newest = newest_name(domain, &error);
+        newest = newest_point(domain, &error);
     if (error != NULL)
         vmb_warning("the domain %s is left out of the search: %s", uuid, error->message);
-    return g_strcmp0(newest, name) == 0;
+    return newest;
+}
+
+GPtrArray *
+vmb_repository_domains_named(VmbRepository *repository, const char *name, GError **error)
+{
+    g_autoptr(GPtrArray) uuids = vmb_repository_domains(repository, error);
+    if (uuids == NULL)
+        return NULL;
+    GPtrArray *found = g_ptr_array_new_with_free_func(g_free);
+    for (guint i = 0; i < uuids->len; i++) {
+        g_autoptr(VmbPoint) newest = newest_of(repository, uuids->pdata[i]);
+        if (newest != NULL && strcmp(newest->manifest->domain, name) == 0)
+            g_ptr_array_add(found, g_strdup(uuids->pdata[i]));
+    }
+    return found;
+}
+
+/* "UUID (newest point ID)" for each, for messages. */
+static char *
+describe_domains(VmbRepository *repository, const GPtrArray *uuids)
+{
+    GString *text = g_string_new(NULL);
+    for (guint i = 0; i < uuids->len; i++) {
+        g_autoptr(VmbPoint) newest = newest_of(repository, uuids->pdata[i]);
+        g_string_append_printf(text, "%s%s (newest point %s)", i > 0 ? ", " : "",
+                               (const char *)uuids->pdata[i], newest != NULL ? newest->id : "?");
+    }
+    return g_string_free(text, FALSE);
+}
+
+/* Domains that have another name now but had this one in an older point: UUIDs. */
+static GPtrArray *
+domains_once_named(VmbRepository *repository, const char *name)
+{
+    g_autoptr(GPtrArray) uuids = vmb_repository_domains(repository, NULL);
+    GPtrArray *found = g_ptr_array_new_with_free_func(g_free);
+    for (guint i = 0; uuids != NULL && i < uuids->len; i++) {
+        g_autoptr(VmbRepoDomain) domain =
+            vmb_repo_domain_open(repository, uuids->pdata[i], FALSE, NULL);
+        g_autoptr(GPtrArray) points =
+            domain != NULL ? vmb_repo_domain_points(domain, NULL) : NULL;
+        gboolean had = FALSE;
+        for (guint k = 0; points != NULL && k < points->len; k++) {
+            const VmbManifest *manifest = ((VmbPoint *)points->pdata[k])->manifest;
+            if (manifest != NULL)
+                had |= strcmp(manifest->domain, name) == 0;
+        }
+        if (had)
+            g_ptr_array_add(found, g_strdup(uuids->pdata[i]));
+    }
+    return found;
 }
 
 static char *
@@ -60,34 +114,47 @@ join(const GPtrArray *texts)
     return g_string_free(joined, FALSE);
 }
 
+/* No domain has the name, but one may have had it. */
+static void
+set_not_found(VmbRepository *repository, const char *name, GError **error)
+{
+    g_autoptr(GPtrArray) once = domains_once_named(repository, name);
+    g_autofree char *list = describe_domains(repository, once);
+    if (once->len > 0)
+        vmb_error_set(error, VMB_ERROR_DOMAIN,
+                      "no domain has the name '%s' any more, but older points have it: give the UUID "
+                      "or the present name of %s", name, list);
+    else
+        vmb_error_set(error, VMB_ERROR_DOMAIN,
+                      "the repository %s holds no point of a domain '%s'; `vmbackup -r %s list` "
+                      "shows what it holds",
+                      repository->path, name, repository->path);
+}
+
 char *
 vmb_repository_find_domain(VmbRepository *repository, const char *text, GError **error)
 {
     g_autoptr(GPtrArray) uuids = vmb_repository_domains(repository, error);
-    g_autoptr(GPtrArray) found = g_ptr_array_new();
     g_autofree char *lower = g_ascii_strdown(text, -1);
     if (uuids == NULL)
         return NULL;
     for (guint i = 0; i < uuids->len; i++)
         if (strcmp(uuids->pdata[i], lower) == 0)
             return g_steal_pointer(&lower);
-    for (guint i = 0; i < uuids->len; i++)
-        if (has_name(repository, uuids->pdata[i], text))
-            g_ptr_array_add(found, uuids->pdata[i]);
+    g_autoptr(GPtrArray) found = vmb_repository_domains_named(repository, text, error);
+    if (found == NULL)
+        return NULL;
     if (found->len == 1)
         return g_strdup(found->pdata[0]);
     if (found->len == 0) {
-        vmb_error_set(error, VMB_ERROR_DOMAIN,
-                      "the repository %s holds no point of a domain '%s'; `vmbackup -r %s list` "
-                      "shows what it holds",
-                      repository->path, text, repository->path);
+        set_not_found(repository, text, error);
         return NULL;
     }
-    g_autofree char *candidates = join(found);
+    g_autofree char *candidates = describe_domains(repository, found);
     vmb_error_set(error, VMB_ERROR_DOMAIN,
-                  "several domains have the name '%s': give one of these "
-                  "UUIDs instead: %s",
-                  text, candidates);
+                  "%u domains have had the name '%s', as happens when one is deleted and made anew: "
+                  "give the UUID of the one that is meant instead of the name: %s",
+                  found->len, text, candidates);
     return NULL;
 }
 

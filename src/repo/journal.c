@@ -9,12 +9,14 @@
 #include "util/text.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 #define JOURNAL_FORMAT 1
 #define MAX_STALE 4096u
 #define MAX_TEXT 4096u
 #define MAX_BYTES (1024 * 1024)
+#define NONCE_DIGITS 32
 
 void
 vmb_journal_free(VmbJournal *journal)
@@ -83,12 +85,22 @@ write_stale(char **stale)
     return array;
 }
 
+/* Names of checkpoints go where the domain goes, but paths do not. */
+static gboolean
+is_bound_to_host(const VmbJournal *journal)
+{
+    gboolean bound = journal->nonce != NULL;
+    for (guint i = 0; journal->stale != NULL && journal->stale[i] != NULL; i++)
+        bound |= journal->stale[i][0] == '/';
+    return bound;
+}
+
 gboolean
 vmb_journal_write(int domain_fd, const VmbJournal *journal, GError **error)
 {
     g_autoptr(VmbJson) object = json_object_new_object();
     VmbJournal full = *journal;
-    if (full.nonce != NULL && full.host == NULL && full.host_id == NULL) {
+    if (is_bound_to_host(journal) && full.host == NULL && full.host_id == NULL) {
         full.host = (char *)g_get_host_name();
         full.host_id = (char *)vmb_host_id();
     }
@@ -233,15 +245,31 @@ vmb_journal_clear(int domain_fd, GError **error)
 gboolean
 vmb_journal_is_elsewhere(const VmbJournal *journal)
 {
-    return journal->nonce != NULL && vmb_host_is_other(journal->host_id, journal->host);
+    return is_bound_to_host(journal) && vmb_host_is_other(journal->host_id, journal->host);
+}
+
+/* That of a run by the run; one that holds only paths by these. */
+static char *
+aside_name(const VmbJournal *journal)
+{
+    if (journal->nonce != NULL)
+        return vmb_layout_journal_aside(journal->nonce);
+    g_autofree char *paths = journal->stale != NULL ? g_strjoinv("\n", journal->stale) : NULL;
+    g_autofree char *key =
+        g_compute_checksum_for_string(G_CHECKSUM_SHA256, paths != NULL ? paths : "", -1);
+    key[NONCE_DIGITS] = '\0';
+    return vmb_layout_journal_aside(key);
 }
 
 gboolean
 vmb_journal_set_aside(int domain_fd, const VmbJournal *journal, GError **error)
 {
-    g_autofree char *name = vmb_layout_journal_aside(journal->nonce);
+    g_autofree char *name = aside_name(journal);
     g_autofree char *text = NULL;
     gsize length = 0;
+    /* What is there already may say more: the journal of a guest that is still frozen is kept shortened. */
+    if (faccessat(domain_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        return TRUE;
     if (vmb_fs_read_file(domain_fd, VMB_LAYOUT_JOURNAL, MAX_BYTES, &text, &length, error) &&
         vmb_fs_write_file(domain_fd, name, text, length, error))
         return TRUE;
@@ -265,7 +293,7 @@ vmb_journal_list_aside(int domain_fd, GError **error)
         if (!read_file(domain_fd, names->pdata[i], &journal, &local))
             vmb_warning("a journal that was set aside for another host cannot be read: %s",
                         local->message);
-        else if (journal != NULL && journal->nonce != NULL)
+        else if (journal != NULL)
             g_ptr_array_add(journals, g_steal_pointer(&journal));
     }
     return journals;
@@ -274,7 +302,7 @@ vmb_journal_list_aside(int domain_fd, GError **error)
 gboolean
 vmb_journal_clear_aside(int domain_fd, const VmbJournal *journal, GError **error)
 {
-    g_autofree char *name = vmb_layout_journal_aside(journal->nonce);
+    g_autofree char *name = aside_name(journal);
     return remove_file(domain_fd, name, error);
 }
 

@@ -325,6 +325,7 @@ read_head(VmbJson *object, VmbManifest *manifest, GError **error)
         !read_valid(object, "repository", FALSE, is_repository_id, &manifest->repository, error) ||
         !read_text(object, "tool", &manifest->tool, error) ||
         !read_text(object, "host", &manifest->host, error) ||
+        !read_text_or_null(object, "host_id", &manifest->host_id, error) ||
         !read_domain(object, manifest, error) || !read_time(object, manifest, error) ||
         !read_level(object, &manifest->level, error) ||
         !read_word(object, "consistency", consistency_word, VMB_CONSISTENCY_OFFLINE + 1,

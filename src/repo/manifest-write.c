@@ -163,6 +163,7 @@ vmb_manifest_serialise(const VmbManifest *manifest)
     vmb_json_add_string(object, "repository", manifest->repository);
     vmb_json_add_string(object, "tool", manifest->tool);
     vmb_json_add_string(object, "host", manifest->host);
+    vmb_json_add_string(object, "host_id", manifest->host_id);
     add_domain(object, manifest);
     vmb_json_add_string(object, "time", time);
     add_int(object, "time_ns", manifest->time_ns);

@@ -52,6 +52,7 @@ vmb_manifest_free(VmbManifest *manifest)
     g_free(manifest->repository);
     g_free(manifest->tool);
     g_free(manifest->host);
+    g_free(manifest->host_id);
     g_free(manifest->domain);
     g_free(manifest->uuid);
     g_free(manifest->quiesce);

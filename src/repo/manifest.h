@@ -78,6 +78,7 @@ typedef struct {
     char *repository; /* id of the repository that made it */
     char *tool;       /* "vmbackup 0.1.0" */
     char *host;
+    char *host_id; /* vmb_host_id() of the host, or NULL */
     char *domain, *uuid;
     gboolean transient;
     gint64 time_ns;      /* wall clock, just before the job began */

@@ -79,6 +79,9 @@ GPtrArray *vmb_repo_domain_points(VmbRepoDomain *domain, GError **error);
  * the domain's points, which the returned one (borrowed from it) belongs to; NULL on error. */
 VmbPoint *vmb_repository_find_point(VmbRepository *repository, const char *text, GPtrArray **points,
                                     GError **error);
+/* UUIDs (char *) of all domains that have this name in their newest point. */
+GPtrArray *vmb_repository_domains_named(VmbRepository *repository, const char *name,
+                                        GError **error);
 /* UUID of the domain that a user names (name or UUID). Free with g_free(). */
 char *vmb_repository_find_domain(VmbRepository *repository, const char *text, GError **error);
 

@@ -18,7 +18,7 @@ static const char *const names[] = {
     "job-ended",          "manifest-written",    "staging-synced",    "published",
     "points-synced",      "checkpoints-retired", "journal-cleared",   "init-repository-written",
     "restore-disk-data",  "restore-disk-done",   "restore-before-publish", "restore-published",
-    "restore-defined",    "adopt-journals-dropped", "adopted",
+    "restore-defined",    "adopt-journals-dropped", "adopted",        "checkpoint-redefined",
     /* Deleting checkpoints, whichever story does it, and undoing what a dead run has left. */
     "checkpoint-taken-apart", "bitmap-removed", "checkpoint-deleted",
     "reconcile-noted", "reconcile-job-ended", "reconcile-guest-released",

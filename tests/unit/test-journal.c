@@ -112,7 +112,11 @@ test_aside(Fixture *fixture, gconstpointer data)
     g_autoptr(VmbJournal) journal = read_journal(fixture);
     g_assert_true(vmb_journal_is_elsewhere(journal));
     g_assert_true(vmb_journal_set_aside(fixture->fd, journal, &error));
-    g_assert_true(vmb_journal_set_aside(fixture->fd, journal, &error)); /* after a kill */
+    /* Later it is there once more, with less in it. */
+    VmbJournal shortened = before;
+    shortened.scratch_dir = NULL;
+    g_assert_true(vmb_journal_write(fixture->fd, &shortened, &error));
+    g_assert_true(vmb_journal_set_aside(fixture->fd, &shortened, &error));
     g_assert_true(vmb_journal_clear(fixture->fd, &error));
     fixture_write(fixture->fd, "journal-00000000000000000000000000000000", "damaged");
     fixture_write(fixture->fd, "journal-x", "no journal");
@@ -124,6 +128,16 @@ test_aside(Fixture *fixture, gconstpointer data)
     g_assert_true(vmb_journal_clear_aside(fixture->fd, found, &error));
     g_autoptr(GPtrArray) rest = vmb_journal_list_aside(fixture->fd, &error);
     g_assert_cmpuint(rest->len, ==, 0);
+    /* A journal that holds nothing but paths is its host's, too. */
+    static char *paths[] = {(char *)"/var/tmp/vmbackup-x", NULL};
+    VmbJournal left = {.stale = paths, .host = before.host, .host_id = before.host_id};
+    g_assert_true(vmb_journal_write(fixture->fd, &left, &error));
+    g_autoptr(VmbJournal) only_paths = read_journal(fixture);
+    g_assert_true(vmb_journal_is_elsewhere(only_paths));
+    g_assert_true(vmb_journal_set_aside(fixture->fd, only_paths, &error));
+    g_autoptr(GPtrArray) with_paths = vmb_journal_list_aside(fixture->fd, &error);
+    g_assert_cmpuint(with_paths->len, ==, 1);
+    g_assert_true(vmb_journal_clear_aside(fixture->fd, with_paths->pdata[0], &error));
     guint n = 0;
     g_assert_true(vmb_journal_write(fixture->fd, &before, &error));
     g_assert_true(vmb_journal_drop_all(fixture->fd, &n, &error));

@@ -173,6 +173,7 @@ test_hostile(void)
         {"/sequence", "7.0"},
         {"/repository", "\"cc\""},
         {"/host", "5"},
+        {"/host_id", "5"},
         {"/tool", "\"\""},
         {"/domain", "[]"},
         {"/domain/name", "\"\""},

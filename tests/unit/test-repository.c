@@ -505,8 +505,16 @@ test_find_names(Fixture *fixture, gconstpointer data)
     assert_found(repository, "newest", 9);
     fixture_store_point(second, "newest", 8, 0);
     g_assert_null(vmb_repository_find_domain(repository, "newest", &error));
-    assert_error_contains(error, VMB_ERROR_DOMAIN, FIXTURE_UUID ", " FIXTURE_UUID_2);
+    assert_error_contains(error, VMB_ERROR_DOMAIN, FIXTURE_UUID " (newest point ");
+    g_assert_nonnull(strstr(error->message, FIXTURE_UUID_2 " (newest point "));
     assert_found(repository, FIXTURE_UUID_2 "/latest", 8);
+    g_autoptr(GPtrArray) named = vmb_repository_domains_named(repository, "newest", NULL);
+    g_assert_cmpuint(named->len, ==, 2);
+    /* A name of older points alone is no domain's any more, but it is known whose it was. */
+    g_clear_error(&error);
+    g_assert_null(vmb_repository_find_domain(repository, "new", &error));
+    assert_error_contains(error, VMB_ERROR_DOMAIN, "any more");
+    g_assert_nonnull(strstr(error->message, FIXTURE_UUID " "));
 }
 
 static guint
