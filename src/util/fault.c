@@ -22,7 +22,13 @@ static const char *const names[] = {
     /* Deleting checkpoints, whichever story does it, and undoing what a dead run has left. */
     "checkpoint-taken-apart", "bitmap-removed", "checkpoint-deleted",
     "reconcile-noted", "reconcile-job-ended", "reconcile-guest-released",
-    "reconcile-directories-removed", "reconcile-journal-written", NULL,
+    "reconcile-directories-removed", "reconcile-journal-written",
+    /* A shut-off domain. */
+    "offline-watched", "offline-remembered", "offline-journal-written", "offline-bitmap-added",
+    "offline-checkpoint-defined", "offline-read", "offline-confirmed",
+    "image-open-alone",
+    /* The guard, which has a variable of its own: VMBACKUP_TEST_GUARD_FAIL_AT. */
+    "guard-connected", "guard-fired", "guard-released", "guard-job-ended", NULL,
 };
 
 const char *const *

@@ -5,6 +5,7 @@
 #include "virt/backup-job.h"
 #include "virt/call.h"
 #include "virt/guard-protocol.h"
+#include "util/fault.h"
 #include "util/log.h"
 #include "util/units.h"
 
@@ -122,7 +123,7 @@ release(Guard *guard)
 {
     g_autoptr(GError) error = NULL;
     guard->acted = TRUE;
-    if (thaw(guard, &error) && resume(guard, &error)) {
+    if (thaw(guard, &error) && resume(guard, &error) && vmb_fault_point("guard-released", &error)) {
         guard->releasing = FALSE;
         return;
     }
@@ -219,6 +220,7 @@ fire(Guard *guard)
     /* Before the thaw, so that a job which begins after it can be told from one before. */
     say(VMB_GUARD_FIRED);
     report(LOG_WARNING, "domain '%s': the freeze budget is over", vmb_domain_name(guard->domain));
+    vmb_fault_point("guard-fired", NULL);
     guard->deadline = vmb_units_monotonic() + guard->budget_ns;
     start_releasing(guard);
 }
@@ -253,7 +255,8 @@ end_job(Guard *guard, guint64 *late, guint64 limit)
 {
     gboolean ended = FALSE;
     g_autoptr(GError) error = NULL;
-    if (!vmb_backup_job_end_by_socket(guard->domain, guard->socket, &ended, &error)) {
+    if (!vmb_backup_job_end_by_socket(guard->domain, guard->socket, &ended, &error) ||
+        (ended && !vmb_fault_point("guard-job-ended", &error))) {
         if (g_error_matches(error, VMB_ERROR, VMB_ERROR_DOMAIN))
             return TRUE;
         report(LOG_WARNING, "%s", error->message);
@@ -352,7 +355,7 @@ get_ready(Guard *guard, GError **error)
     if (guard->domain == NULL || !vmb_domain_state(guard->domain, &state, error))
         return FALSE;
     guard->had_io_error = state.io_error;
-    return TRUE;
+    return vmb_fault_point("guard-connected", error);
 }
 
 /* Tells the next run that it had better wait: vmb_guard_wait_for_end(). The end of the process unlocks. */
@@ -376,7 +379,9 @@ become_independent(void)
     const char *log = g_getenv("VMBACKUP_TEST_GUARD_LOG");
     if (log != NULL && freopen(log, "a", stderr) != NULL)
         setvbuf(stderr, NULL, _IOLBF, 0);
-    g_unsetenv("VMBACKUP_TEST_FAIL_AT");
+    /* The program's faults are not the guard's, which has its own. */
+    const char *faults = g_getenv("VMBACKUP_TEST_GUARD_FAIL_AT");
+    g_setenv("VMBACKUP_TEST_FAIL_AT", faults != NULL ? faults : "", TRUE);
 }
 
 static void
