@@ -4,6 +4,7 @@
 #include "block/digest.h"
 #include "util/error.h"
 #include "util/fsio.h"
+#include "util/stall.h"
 
 #include <fcntl.h>
 
@@ -74,6 +75,7 @@ write_at(VmbQcow2Alloc *alloc, const void *data, gsize length, guint64 host, GEr
     if (!vmb_fs_pwrite(alloc->fd, data, length, host, alloc->label, error))
         return FALSE;
     if (host + length >= alloc->written_back + WRITEBACK_STEP) {
+        g_auto(VmbIoMark) mark = vmb_io_mark();
         /* Only a hint: a filesystem that cannot do it does it at the fsync. */
         (void)sync_file_range(alloc->fd, (off_t)alloc->written_back,
                               (off_t)(host + length - alloc->written_back), SYNC_FILE_RANGE_WRITE);

@@ -4,11 +4,14 @@
 #include "job/backup.h"
 #include "job/plan.h"
 #include "job/scratch.h"
+#include "job/target-watch.h"
 #include "repo/lock.h"
 #include "repo/transaction.h"
 #include "util/progress.h"
 #include "virt/backup-job.h"
 #include "virt/guard.h"
+
+typedef struct VmbOffline VmbOffline;
 
 typedef struct {
     const VmbBackupOptions *options;
@@ -40,6 +43,8 @@ typedef struct {
     VmbBackupJobDisk *job_disks;
     VmbBackupJob *job;
     VmbScratchWatch *watch;
+    VmbTargetWatch *target_watch; /* from before the job begins until it has ended */
+    VmbOffline *offline;          /* NULL: the domain runs */
     VmbPublished published;
 } VmbBackupRun;
 

@@ -231,6 +231,8 @@ vmb_backup_start_job(VmbBackupRun *run, GError **error)
         !vmb_scratch_create(run->scratch, run->plan, run->info, error) ||
         !start_guard(run, error) || !check_not_busy(run, error))
         return FALSE;
+    run->target_watch =
+        vmb_target_watch_start(run->domain, run->scratch->socket, run->stop);
     if (!begin_job(run, error) || !note_resumed(run, error))
         return FALSE;
     run->watch = vmb_scratch_watch_start(run->scratch, run->domain, run->had_io_error, run->stop);

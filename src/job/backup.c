@@ -63,6 +63,7 @@ vmb_backup_run_clear(VmbBackupRun *run)
     }
     g_clear_pointer(&run->watch, vmb_scratch_watch_free);
     g_clear_pointer(&run->job, vmb_backup_job_free);
+    g_clear_pointer(&run->target_watch, vmb_target_watch_free);
     g_clear_pointer(&run->guard, vmb_guard_free);
     if (run->scratch != NULL && !run->scratch->keep)
         run->scratch_left = !vmb_scratch_remove(run->scratch);
@@ -265,7 +266,8 @@ static void
 explain_error(VmbBackupRun *run, GError **error)
 {
     GError *cause = NULL;
-    if (run->watch != NULL && vmb_scratch_watch_fired(run->watch, &cause)) {
+    if ((run->watch != NULL && vmb_scratch_watch_fired(run->watch, &cause)) ||
+        (run->target_watch != NULL && vmb_target_watch_fired(run->target_watch, &cause))) {
         g_clear_error(error);
         *error = cause;
     } else if (run->options->cancel != NULL && g_cancellable_is_cancelled(run->options->cancel)) {

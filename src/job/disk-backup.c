@@ -12,13 +12,12 @@
 #include "util/error.h"
 #include "util/fault.h"
 #include "util/log.h"
+#include "util/stall.h"
 #include "util/units.h"
 
 #include <poll.h>
 #include <string.h>
 
-/* The target took nothing for so long: it is dead or hung. */
-#define TARGET_TIMEOUT_MS (60 * 1000)
 /* Extents are asked for by so many L2 spans at once, at most 3.5 GiB, which is one request: few round
  * trips on a disk with few extents. Where they are many, the spans become fewer, because QEMU's main
  * loop, and with it the guest, stands still while it collects them. */
@@ -164,16 +163,17 @@ wait_for_target(Disk *disk, GError **error)
     GCancellable *cancel = disk->backup->cancel;
     struct pollfd fds[2] = {{vmb_pipeline_fd(disk->pipeline), POLLIN, 0},
                             {g_cancellable_get_fd(cancel), POLLIN, 0}};
-    int n = poll(fds, 2, TARGET_TIMEOUT_MS);
+    guint64 patience = vmb_io_patience();
+    int n = poll(fds, 2, (int)MIN(patience / 1000000, G_MAXINT));
     g_cancellable_release_fd(cancel);
     if (n == 0) {
         if (disk->backup->on_stall != NULL)
             disk->backup->on_stall(disk->backup->stall_data);
         return vmb_error_set(error, VMB_ERROR_NO_PROGRESS,
-                             "%s: the repository has taken no data for %d s; the backup job was "
-                             "ended and the guest is not affected. Check the repository's "
-                             "filesystem, then run the backup again",
-                             disk->backup->label, TARGET_TIMEOUT_MS / 1000);
+                             "%s: the repository has taken no data for %" G_GUINT64_FORMAT " s; the "
+                             "backup job was ended and the guest is not affected. Check the "
+                             "repository's filesystem, then run the backup again",
+                             disk->backup->label, patience / 1000000000);
     }
     if (g_cancellable_is_cancelled(cancel))
         return vmb_error_set(error, VMB_ERROR_CANCELLED, "%s: cancelled", disk->backup->label);

@@ -90,37 +90,43 @@ check_complete(VmbTransaction *transaction, const VmbManifest *manifest, guint n
 }
 
 typedef struct {
-    VmbTransaction *transaction;
+    const char *label; /* of the directory */
     GMutex mutex;
-    GError *error; /* the first one */
+    GError *error; /* the first one, or one that says more */
 } Syncing;
 
-static void
-sync_one(gpointer name, gpointer data)
+/* A filesystem that ran out of space may fail in other ways as well. */
+static gboolean
+says_more(const GError *error, const GError *than)
 {
+    return than == NULL || (g_error_matches(error, VMB_ERROR, VMB_ERROR_NO_SPACE) &&
+                            !g_error_matches(than, VMB_ERROR, VMB_ERROR_NO_SPACE));
+}
+
+static void
+sync_one(gpointer item, gpointer data)
+{
+    const VmbStagedFile *file = item;
     Syncing *syncing = data;
-    GError *error = NULL;
-    g_autofree char *label = g_build_filename(syncing->transaction->label, name, NULL);
-    g_auto(VmbFd) fd = vmb_fs_open_beneath(syncing->transaction->fd, name, O_RDONLY | O_NONBLOCK, 0,
-                                           syncing->transaction->label, &error);
-    if (fd >= 0)
-        vmb_fs_sync(fd, label, &error);
-    if (error == NULL)
+    g_autoptr(GError) error = NULL;
+    g_autofree char *label = g_build_filename(syncing->label, file->name, NULL);
+    if (vmb_fs_sync(file->fd, label, &error))
         return;
     g_mutex_lock(&syncing->mutex);
-    if (syncing->error == NULL)
+    if (says_more(error, syncing->error)) {
+        g_clear_error(&syncing->error);
         syncing->error = g_steal_pointer(&error);
+    }
     g_mutex_unlock(&syncing->mutex);
-    g_clear_error(&error);
 }
 
 /* All files, a few at a time: a disk or server that can, works on them side by side. */
 static gboolean
-sync_files(VmbTransaction *transaction, GPtrArray *names, GError **error)
+sync_files(VmbTransaction *transaction, GError **error)
 {
-    Syncing syncing = {.transaction = transaction};
+    Syncing syncing = {.label = transaction->label};
     g_mutex_init(&syncing.mutex);
-    vmb_parallel_run(names, SYNC_THREADS, sync_one, &syncing);
+    vmb_parallel_run(transaction->files, SYNC_THREADS, sync_one, &syncing);
     g_mutex_clear(&syncing.mutex);
     if (syncing.error == NULL)
         return TRUE;
@@ -136,7 +142,7 @@ stage_all(VmbTransaction *transaction, const VmbManifest *manifest, GError **err
         return FALSE;
     g_autoptr(GPtrArray) names = vmb_directory_list(transaction->fd, error);
     return names != NULL && check_complete(transaction, manifest, names->len, error) &&
-           sync_files(transaction, names, error) &&
+           sync_files(transaction, error) &&
            vmb_fs_sync(transaction->fd, transaction->label, error) &&
            vmb_fault_point("staging-synced", error);
 }

@@ -11,6 +11,11 @@ VmbTransaction *vmb_transaction_begin(VmbRepoDomain *domain, GError **error);
 void vmb_transaction_free(VmbTransaction *transaction);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbTransaction, vmb_transaction_free)
 
+/* What a dead run staged: whether there is any, and removing it. The latter under the domain's writer lock,
+ * without a transaction. */
+gboolean vmb_transaction_has_leftover(VmbRepoDomain *domain);
+gboolean vmb_transaction_remove_leftover(VmbRepoDomain *domain, GError **error);
+
 int vmb_transaction_fd(VmbTransaction *transaction);
 /* A new file of the point, 0600, open for reading and writing; -1 on error. The caller closes. */
 int vmb_transaction_create(VmbTransaction *transaction, const char *name, GError **error);

@@ -2,6 +2,7 @@
 /* Files: descriptors that close themselves, whole reads and writes, opening that stays below. */
 #include "util/fsio.h"
 #include "util/error.h"
+#include "util/stall.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -13,6 +14,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+void
+vmb_fd_clear(VmbFd *fd)
+{
+    if (*fd >= 0) {
+        g_auto(VmbIoMark) mark = vmb_io_mark();
+        close(*fd);
+    }
+    *fd = -1;
+}
+
 int
 vmb_fs_open_beneath(int dir_fd, const char *name, int flags, mode_t mode, const char *label,
                     GError **error)
@@ -23,6 +34,7 @@ vmb_fs_open_beneath(int dir_fd, const char *name, int flags, mode_t mode, const 
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
     };
     int fd;
+    g_auto(VmbIoMark) mark = vmb_io_mark();
     do
         fd = (int)syscall(SYS_openat2, dir_fd, name, &how, sizeof how);
     while (fd < 0 && (errno == EINTR || errno == EAGAIN));
@@ -39,6 +51,7 @@ vmb_fs_pread(int fd, void *buffer, gsize length, guint64 offset, const char *lab
 {
     gsize done = 0;
     while (done < length) {
+        g_auto(VmbIoMark) mark = vmb_io_mark();
         ssize_t n = pread(fd, (char *)buffer + done, length - done, (off_t)(offset + done));
         if (n < 0 && errno == EINTR)
             continue;
@@ -61,6 +74,7 @@ vmb_fs_pwrite(int fd, const void *buffer, gsize length, guint64 offset, const ch
 {
     gsize done = 0;
     while (done < length) {
+        g_auto(VmbIoMark) mark = vmb_io_mark();
         ssize_t n = pwrite(fd, (const char *)buffer + done, length - done, (off_t)(offset + done));
         if (n < 0 && errno == EINTR)
             continue;
@@ -70,6 +84,20 @@ vmb_fs_pwrite(int fd, const void *buffer, gsize length, guint64 offset, const ch
         done += (gsize)n;
     }
     return TRUE;
+}
+
+int
+vmb_fs_make_private(int fd)
+{
+    g_auto(VmbIoMark) mark = vmb_io_mark();
+    return fchmod(fd, 0600);
+}
+
+int
+vmb_fs_unlink(int dir_fd, const char *name, int flags)
+{
+    g_auto(VmbIoMark) mark = vmb_io_mark();
+    return unlinkat(dir_fd, name, flags);
 }
 
 gboolean
@@ -94,29 +122,36 @@ vmb_fs_read_file(int dir_fd, const char *name, gsize limit, char **content, gsiz
     return TRUE;
 }
 
+static int
+rename_beside(int dir_fd, const char *from, const char *to)
+{
+    g_auto(VmbIoMark) mark = vmb_io_mark();
+    return renameat(dir_fd, from, dir_fd, to);
+}
+
 gboolean
 vmb_fs_write_file(int dir_fd, const char *name, const void *content, gsize length, GError **error)
 {
     g_autofree char *temporary = g_strdup_printf(".%s.new", name);
-    if (unlinkat(dir_fd, temporary, 0) < 0 && errno != ENOENT)
+    if (vmb_fs_unlink(dir_fd, temporary, 0) < 0 && errno != ENOENT)
         return vmb_error_errno(error, errno, "cannot remove %s", temporary);
     g_auto(VmbFd) fd =
         vmb_fs_open_beneath(dir_fd, temporary, O_WRONLY | O_CREAT | O_EXCL, 0600, "", error);
     if (fd < 0)
         return FALSE;
     /* The umask may have taken bits away. */
-    if (fchmod(fd, 0600) < 0) {
+    if (vmb_fs_make_private(fd) < 0) {
         int err = errno;
-        unlinkat(dir_fd, temporary, 0);
+        vmb_fs_unlink(dir_fd, temporary, 0);
         return vmb_error_errno(error, err, "cannot set the mode of %s", name);
     }
     if (!vmb_fs_pwrite(fd, content, length, 0, name, error) || !vmb_fs_sync(fd, name, error)) {
-        unlinkat(dir_fd, temporary, 0);
+        vmb_fs_unlink(dir_fd, temporary, 0);
         return FALSE;
     }
-    if (renameat(dir_fd, temporary, dir_fd, name) < 0) {
+    if (rename_beside(dir_fd, temporary, name) < 0) {
         int err = errno;
-        unlinkat(dir_fd, temporary, 0);
+        vmb_fs_unlink(dir_fd, temporary, 0);
         return vmb_error_errno(error, err, "cannot rename %s", name);
     }
     return vmb_fs_sync(dir_fd, "directory", error);
@@ -125,6 +160,7 @@ vmb_fs_write_file(int dir_fd, const char *name, const void *content, gsize lengt
 gboolean
 vmb_fs_sync(int fd, const char *label, GError **error)
 {
+    g_auto(VmbIoMark) mark = vmb_io_mark();
     if (fsync(fd) < 0)
         return vmb_error_errno(error, errno, "%s: cannot bring it to disk (fsync)", label);
     return TRUE;
@@ -152,7 +188,7 @@ remove_content(int dir_fd, GError **error)
 gboolean
 vmb_fs_remove_tree(int dir_fd, const char *name, GError **error)
 {
-    if (unlinkat(dir_fd, name, 0) == 0 || errno == ENOENT)
+    if (vmb_fs_unlink(dir_fd, name, 0) == 0 || errno == ENOENT)
         return TRUE;
     if (errno != EISDIR && errno != EPERM)
         return vmb_error_errno(error, errno, "cannot remove %s", name);
@@ -161,7 +197,7 @@ vmb_fs_remove_tree(int dir_fd, const char *name, GError **error)
         return vmb_error_errno(error, errno, "cannot open %s", name);
     if (!remove_content(fd, error))
         return FALSE;
-    if (unlinkat(dir_fd, name, AT_REMOVEDIR) < 0)
+    if (vmb_fs_unlink(dir_fd, name, AT_REMOVEDIR) < 0)
         return vmb_error_errno(error, errno, "cannot remove directory %s", name);
     return TRUE;
 }

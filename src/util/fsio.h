@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Files: descriptors that close themselves, whole reads and writes, opening that stays below. */
+/* Files: descriptors that close themselves, whole reads and writes, opening that stays below. The calls
+ * that a dead filesystem may hold for ever carry a mark: util/stall.h. */
 #pragma once
 #include <glib.h>
 #include <sys/stat.h>
@@ -8,13 +9,7 @@
 
 /* A descriptor that is closed when it goes out of scope: `g_auto(VmbFd) fd = -1;`. */
 typedef int VmbFd;
-static inline void
-vmb_fd_clear(VmbFd *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
+void vmb_fd_clear(VmbFd *fd);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(VmbFd, vmb_fd_clear)
 
 static inline int
@@ -49,6 +44,12 @@ gboolean vmb_fs_write_file(int dir_fd, const char *name, const void *content, gs
 
 /* fsync() with a message that names @label. */
 gboolean vmb_fs_sync(int fd, const char *label, GError **error);
+
+/* Mode 0600 whatever the umask was. Returns what fchmod() returns, with errno. */
+int vmb_fs_make_private(int fd);
+
+/* unlinkat(), marked. Returns what it returns, with errno. */
+int vmb_fs_unlink(int dir_fd, const char *name, int flags);
 
 /* Deletes @name below @dir_fd with all that is in it; symbolic links are deleted, not followed.
  * An absent one is no error. */

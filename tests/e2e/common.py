@@ -50,8 +50,10 @@ class Bench:
                        for target, size in zip(self.TARGETS, self.SIZES)}
         self._snapshots = 0
 
-    def repository(self, name, cleanup, size=2 * GIB):
-        """A new repository with its Tool; in memory, and gone with the test."""
+    def repository(self, name, cleanup, size=2 * GIB, path=None):
+        """A new repository with its Tool: in memory and gone with the test, or in the directory path."""
+        if path is not None:
+            return Repository(self, path, cleanup)
         path = self.host.tmpfs("repo-" + name, size, 0o700)
         cleanup.defer(self.host.umount, path)
         return Repository(self, path, cleanup)
