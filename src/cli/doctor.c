@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* vmbackup doctor: says what stands in the way of incremental backups. */
+/* vmbackup doctor: says what stands in the way of incremental backups, and tidies up after dead runs. */
 #include "job/doctor.h"
 #include "cli/exit-status.h"
 #include "cli/json-view.h"
@@ -47,13 +47,19 @@ print_text(const GPtrArray *lines)
     }
 }
 
+/* That a run is at work counts more than other problems: only for that is it worth to come again. */
 static int
 status_of(const GPtrArray *lines)
 {
-    for (guint i = 0; i < lines->len; i++)
-        if (((const VmbDoctorLine *)g_ptr_array_index(lines, i))->grade == VMB_DOCTOR_PROBLEM)
-            return VMB_EXIT_FAILED;
-    return VMB_EXIT_OK;
+    int status = VMB_EXIT_OK;
+    for (guint i = 0; i < lines->len; i++) {
+        const VmbDoctorLine *line = g_ptr_array_index(lines, i);
+        if (line->locked)
+            return VMB_EXIT_LOCKED;
+        if (line->grade == VMB_DOCTOR_PROBLEM)
+            status = VMB_EXIT_FAILED;
+    }
+    return status;
 }
 
 int
@@ -64,6 +70,7 @@ vmb_verb_doctor(VmbCommand *command)
     const VmbOption options[] = {
         {"scratch-dir", 0, VMB_OPTION_STRING, "DIR", "the scratch directory that backups will use",
          &job.scratch_dir},
+        {"repair", 0, VMB_OPTION_FLAG, NULL, "undo what runs that died have left", &job.repair},
         {"json", 0, VMB_OPTION_FLAG, NULL, "one JSON document", &json},
         {NULL},
     };
@@ -73,7 +80,9 @@ vmb_verb_doctor(VmbCommand *command)
         return status;
     job.uri = command->uri;
     /* Without a repository it is only told what does not depend on one. */
-    job.repository = vmb_command_repository(command, NULL);
+    job.repository = vmb_command_repository(command, job.repair ? &error : NULL);
+    if (job.repair && job.repository == NULL)
+        return vmb_command_fail(error);
     job.domains = vmb_command_operands(command);
     job.cancel = vmb_signals_install();
     g_autoptr(GPtrArray) lines = vmb_doctor(&job, &error);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The story of a check-up: can each domain, disk by disk, be backed up incrementally? */
-#include "job/doctor.h"
+#include "job/doctor-private.h"
 #include "job/bind.h"
 #include "job/plan.h"
+#include "job/redefine.h"
 #include "job/scratch-place.h"
 #include "job/scratch-space.h"
 #include "job/scratch.h"
@@ -11,6 +12,7 @@
 #include "util/fsio.h"
 #include "util/log.h"
 #include "util/rundir.h"
+#include "virt/checkpoint.h"
 #include "virt/guest-facts.h"
 
 #include <string.h>
@@ -28,22 +30,9 @@ vmb_doctor_line_free(VmbDoctorLine *line)
     g_free(line);
 }
 
-/* What is known while the lines are written. */
-typedef struct {
-    const VmbDoctorOptions *options;
-    GPtrArray *lines;
-    VmbRepository *repository; /* NULL: none given */
-    VmbDomain *domain;
-    const char *name;
-} Doctor;
-
-static VmbDoctorLine *
-say(Doctor *doctor, VmbDoctorGrade grade, const char *disk, const char *topic, const char *format,
-    ...) G_GNUC_PRINTF(5, 6);
-
-static VmbDoctorLine *
-say(Doctor *doctor, VmbDoctorGrade grade, const char *disk, const char *topic, const char *format,
-    ...)
+VmbDoctorLine *
+vmb_doctor_say(VmbDoctor *doctor, VmbDoctorGrade grade, const char *disk, const char *topic,
+               const char *format, ...)
 {
     VmbDoctorLine *line = g_new0(VmbDoctorLine, 1);
     va_list args;
@@ -57,11 +46,13 @@ say(Doctor *doctor, VmbDoctorGrade grade, const char *disk, const char *topic, c
     g_ptr_array_add(doctor->lines, line);
     return line;
 }
+/* Short, because there is one in every other line. */
+#define say vmb_doctor_say
 
 /* ---- the host ---- */
 
 static void
-check_directory(Doctor *doctor, const char *topic, const char *path, const char *option)
+check_directory(VmbDoctor *doctor, const char *topic, const char *path, const char *option)
 {
     guint64 available = 0;
     g_autofree char *existing = g_strdup(path);
@@ -88,7 +79,7 @@ check_directory(Doctor *doctor, const char *topic, const char *path, const char 
 }
 
 static void
-check_host(Doctor *doctor)
+check_host(VmbDoctor *doctor)
 {
     g_autoptr(GError) error = NULL;
     g_autofree char *scratch = doctor->options->scratch_dir != NULL
@@ -103,7 +94,7 @@ check_host(Doctor *doctor)
 }
 
 static void
-check_security(Doctor *doctor, const VmbDomainInfo *info)
+check_security(VmbDoctor *doctor, const VmbDomainInfo *info)
 {
     g_autofree char *scratch = doctor->options->scratch_dir != NULL
                                    ? g_canonicalize_filename(doctor->options->scratch_dir, NULL)
@@ -123,7 +114,7 @@ check_security(Doctor *doctor, const VmbDomainInfo *info)
 
 /* What a backup would refuse before it begins. */
 static void
-check_places(Doctor *doctor, const VmbDomainInfo *info)
+check_places(VmbDoctor *doctor, const VmbDomainInfo *info)
 {
     g_autoptr(GError) error = NULL;
     const VmbDoctorOptions *options = doctor->options;
@@ -140,7 +131,7 @@ check_places(Doctor *doctor, const VmbDomainInfo *info)
 }
 
 static void
-check_agent(Doctor *doctor, const VmbDomainInfo *info)
+check_agent(VmbDoctor *doctor, const VmbDomainInfo *info)
 {
     g_autoptr(GError) error = NULL;
     if (!info->agent_channel) {
@@ -175,7 +166,7 @@ check_agent(Doctor *doctor, const VmbDomainInfo *info)
 }
 
 static char *
-advice_for_bitmaps(Doctor *doctor, const VmbDiskInfo *disk)
+advice_for_bitmaps(VmbDoctor *doctor, const VmbDiskInfo *disk)
 {
     const VmbDiskLayer *active = disk->layers->len > 0 ? disk->layers->pdata[0] : NULL;
     const char *path = active != NULL && active->path != NULL ? active->path : "IMAGE";
@@ -188,7 +179,7 @@ advice_for_bitmaps(Doctor *doctor, const VmbDiskInfo *disk)
 }
 
 static void
-report_disk(Doctor *doctor, const VmbPlanDisk *disk)
+report_disk(VmbDoctor *doctor, const VmbPlanDisk *disk)
 {
     const char *target = disk->info->target;
     if (disk->method == VMB_METHOD_BITMAP || disk->method == VMB_METHOD_OFFLINE) {
@@ -213,7 +204,7 @@ report_disk(Doctor *doctor, const VmbPlanDisk *disk)
 }
 
 static GPtrArray *
-known_points(Doctor *doctor, VmbRepoDomain **repo_domain)
+known_points(VmbDoctor *doctor, VmbRepoDomain **repo_domain)
 {
     const char *uuid = vmb_domain_uuid(doctor->domain);
     GPtrArray *points = NULL;
@@ -224,9 +215,25 @@ known_points(Doctor *doctor, VmbRepoDomain **repo_domain)
     return points != NULL ? points : g_ptr_array_new();
 }
 
+/* A backup tries that before it decides what to do with the disks; here nothing is changed. */
+static void
+check_records(VmbDoctor *doctor, const VmbDomainInfo *info, GPtrArray *points)
+{
+    g_autoptr(GPtrArray) known = vmb_checkpoint_list(doctor->domain, NULL);
+    if (doctor->repository == NULL || known == NULL)
+        return;
+    g_autoptr(GPtrArray) missing =
+        vmb_redefine_missing(vmb_repository_id(doctor->repository), info, points, known);
+    for (guint i = 0; i < missing->len; i++)
+        say(doctor, VMB_DOCTOR_NOTE, NULL, "checkpoint",
+            "libvirt has no record of %s; where its bitmaps are still in the images, it is defined "
+            "again by the next backup, which then is incremental by them",
+            (const char *)missing->pdata[i]);
+}
+
 /* The same decisions as a backup's, made quietly and without changing anything. */
 static void
-check_disks(Doctor *doctor, VmbDomainInfo *info, GPtrArray *points)
+check_disks(VmbDoctor *doctor, VmbDomainInfo *info, GPtrArray *points)
 {
     VmbBackupOptions options = {.level = VMB_WANT_AUTO};
     VmbLogLevel level = vmb_log_level();
@@ -249,49 +256,45 @@ check_disks(Doctor *doctor, VmbDomainInfo *info, GPtrArray *points)
         say(doctor, VMB_DOCTOR_NOTE, skipped->target, "disk", "it is left out of backups: %s",
             vmb_reason_meaning(skipped->reason));
     }
+    check_records(doctor, info, points);
 }
 
 static void
-check_job(Doctor *doctor, VmbRepoDomain *repo_domain)
+check_job(VmbDoctor *doctor, VmbRepoDomain *repo_domain)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(VmbJournal) journal = NULL;
     g_autofree char *what = NULL;
     gboolean ours = FALSE;
-    const char *socket = NULL;
-    if (repo_domain != NULL &&
-        !vmb_journal_read(vmb_repo_domain_fd(repo_domain), &journal, &error))
-        say(doctor, VMB_DOCTOR_PROBLEM, NULL, "leftovers", "%s", error->message);
-    g_clear_error(&error);
-    if (journal != NULL) {
-        socket = journal->socket;
-        say(doctor, VMB_DOCTOR_NOTE, NULL, "leftovers",
-            "a backup is running, or one has died; in that case the next backup undoes it");
-    }
-    if (!vmb_domain_active_job(doctor->domain, socket, &ours, &what, &error))
+    if (repo_domain != NULL)
+        vmb_journal_read(vmb_repo_domain_fd(repo_domain), &journal, NULL);
+    if (!vmb_domain_active_job(doctor->domain, journal != NULL ? journal->socket : NULL, &ours,
+                               &what, &error))
         say(doctor, VMB_DOCTOR_PROBLEM, NULL, "job", "%s", error->message);
     else if (what != NULL && !ours)
         say(doctor, VMB_DOCTOR_PROBLEM, NULL, "job", "busy, a backup would be refused: %s", what);
 }
 
 static void
-check_domain(Doctor *doctor)
+check_domain(VmbDoctor *doctor)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(VmbRepoDomain) repo_domain = NULL;
     VmbDomainState state;
-    doctor->name = vmb_domain_name(doctor->domain);
+    if (doctor->options->repair)
+        vmb_doctor_repair(doctor);
     if (!vmb_domain_state(doctor->domain, &state, &error)) {
         say(doctor, VMB_DOCTOR_PROBLEM, NULL, "domain", "%s", error->message);
         return;
     }
+    g_autoptr(GPtrArray) points = known_points(doctor, &repo_domain);
+    vmb_doctor_leftovers(doctor, repo_domain, points);
     if (!state.active) {
         VmbDoctorLine *line = say(doctor, VMB_DOCTOR_NOTE, NULL, "domain",
                                   "it is shut off, and only running domains can be backed up");
         line->advice = g_strdup_printf("virsh start %s", doctor->name);
         return;
     }
-    g_autoptr(GPtrArray) points = known_points(doctor, &repo_domain);
     check_job(doctor, repo_domain);
     g_autoptr(VmbDomainInfo) info = vmb_domain_inspect(doctor->domain, &error);
     if (info == NULL) {
@@ -307,14 +310,70 @@ check_domain(Doctor *doctor)
     check_security(doctor, info);
 }
 
-static GPtrArray *
-names_to_check(const VmbDoctorOptions *options, VmbConnection *connection, GError **error)
+/* Its points stay, and what its runs have left on this host can still be removed. */
+static void
+check_gone_domain(VmbDoctor *doctor)
 {
-    if (options->domains == NULL || options->domains[0] == NULL)
-        return vmb_domain_list(connection, FALSE, error);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) no_points = g_ptr_array_new();
+    if (doctor->options->repair)
+        vmb_doctor_repair(doctor);
+    g_autoptr(VmbRepoDomain) repo_domain =
+        vmb_repo_domain_open(doctor->repository, doctor->uuid, FALSE, &error);
+    if (repo_domain == NULL) {
+        say(doctor, VMB_DOCTOR_PROBLEM, NULL, "domain", "%s", error->message);
+        return;
+    }
+    say(doctor, VMB_DOCTOR_NOTE, NULL, "domain",
+        "%s does not know it; its points are kept, and can be restored",
+        vmb_connection_uri(doctor->connection));
+    vmb_doctor_leftovers(doctor, repo_domain, no_points);
+}
+
+static gboolean
+check_named(VmbDoctor *doctor, const char *name, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autofree char *uuid = NULL;
+    g_autoptr(VmbDomain) domain = vmb_domain_lookup(doctor->connection, name, &local);
+    if (domain == NULL && doctor->repository != NULL &&
+        g_error_matches(local, VMB_ERROR, VMB_ERROR_DOMAIN))
+        uuid = vmb_repository_find_domain(doctor->repository, name, NULL);
+    if (domain == NULL && uuid == NULL) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return FALSE;
+    }
+    doctor->domain = domain;
+    doctor->name = domain != NULL ? vmb_domain_name(domain) : name;
+    doctor->uuid = domain != NULL ? vmb_domain_uuid(domain) : uuid;
+    if (domain != NULL)
+        check_domain(doctor);
+    else
+        check_gone_domain(doctor);
+    doctor->domain = NULL;
+    doctor->name = doctor->uuid = NULL;
+    return TRUE;
+}
+
+static GPtrArray *
+names_to_check(VmbDoctor *doctor, GError **error)
+{
+    const char *const *named = doctor->options->domains;
+    if (named == NULL || named[0] == NULL) {
+        g_autoptr(GPtrArray) all = vmb_domain_list(doctor->connection, FALSE, error);
+        g_autoptr(GPtrArray) gone = NULL;
+        if (all != NULL && doctor->repository != NULL) {
+            gone = vmb_doctor_gone_domains(doctor, error);
+            if (gone == NULL)
+                return NULL;
+        }
+        for (guint i = 0; gone != NULL && i < gone->len; i++)
+            g_ptr_array_add(all, g_strdup(gone->pdata[i]));
+        return g_steal_pointer(&all);
+    }
     GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
-    for (guint i = 0; options->domains[i] != NULL; i++)
-        g_ptr_array_add(names, g_strdup(options->domains[i]));
+    for (guint i = 0; named[i] != NULL; i++)
+        g_ptr_array_add(names, g_strdup(named[i]));
     return names;
 }
 
@@ -324,28 +383,26 @@ vmb_doctor(const VmbDoctorOptions *options, GError **error)
     g_autoptr(GPtrArray) lines =
         g_ptr_array_new_with_free_func((GDestroyNotify)vmb_doctor_line_free);
     g_autoptr(VmbRepository) repository = NULL;
-    Doctor doctor = {.options = options, .lines = lines};
-    g_autoptr(VmbConnection) connection = vmb_connection_open(options->uri, error);
+    VmbDoctor doctor = {.options = options, .lines = lines};
+    g_autoptr(VmbConnection) connection = doctor.connection =
+        vmb_connection_open(options->uri, error);
     if (connection == NULL)
         return NULL;
     if (options->repository != NULL) {
         repository = doctor.repository = vmb_repository_open(options->repository, error);
-        if (repository == NULL)
+        if (repository == NULL ||
+            (options->repair && !vmb_repository_check_writable(repository, error)))
             return NULL;
     }
     say(&doctor, VMB_DOCTOR_OK, NULL, "libvirt", "connected to %s",
         vmb_connection_uri(connection));
     check_host(&doctor);
-    g_autoptr(GPtrArray) names = names_to_check(options, connection, error);
+    g_autoptr(GPtrArray) names = names_to_check(&doctor, error);
     for (guint i = 0; names != NULL && i < names->len; i++) {
         if (g_cancellable_is_cancelled(options->cancel))
             break;
-        g_autoptr(VmbDomain) domain = vmb_domain_lookup(connection, names->pdata[i], error);
-        if (domain == NULL)
+        if (!check_named(&doctor, names->pdata[i], error))
             return NULL;
-        doctor.domain = domain;
-        check_domain(&doctor);
-        doctor.name = NULL;
     }
     return names != NULL ? g_steal_pointer(&lines) : NULL;
 }

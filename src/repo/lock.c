@@ -203,3 +203,10 @@ vmb_lock_take_host(const char *uuid, guint64 wait_ns, const char *what, GCancell
     g_auto(VmbFd) fd = open_host_directory(error);
     return fd >= 0 ? vmb_lock_take(fd, uuid, TRUE, wait_ns, what, cancel, error) : NULL;
 }
+
+gint64
+vmb_lock_holder(int dir_fd, const char *name)
+{
+    g_auto(VmbFd) fd = vmb_fs_open_beneath(dir_fd, name, O_RDONLY | O_NONBLOCK, 0, name, NULL);
+    return fd >= 0 ? find_holder(fd) : 0;
+}

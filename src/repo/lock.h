@@ -17,3 +17,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbLock, vmb_lock_free)
 /* The host-wide lock of a domain UUID below /run/vmbackup (root) or $XDG_RUNTIME_DIR/vmbackup. */
 VmbLock *vmb_lock_take_host(const char *uuid, guint64 wait_ns, const char *what,
                             GCancellable *cancel, GError **error);
+
+/* Who holds the lock @name below @dir_fd, without touching it: a process number, 0 if it is free or nobody can
+ * tell (another host, another PID namespace). A hint for reports, nothing to decide by. */
+gint64 vmb_lock_holder(int dir_fd, const char *name);
