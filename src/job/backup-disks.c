@@ -142,27 +142,49 @@ store_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
     return TRUE;
 }
 
-/* A bitmap that a spot check contradicts is not trusted: the job goes on, and the disk is compared. */
+static gboolean
+discard_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
+{
+    g_autofree char *image = vmb_layout_image(plan->info->target);
+    g_autofree char *digests = vmb_layout_digests(plan->info->target);
+    vmb_progress_add_total(run->progress, vmb_round_up(plan->info->size, 512));
+    return vmb_transaction_discard(run->transaction, image, error) &&
+           vmb_transaction_discard(run->transaction, digests, error);
+}
+
+/* The job goes on, and the disk is read once more: compared if it contradicts its bitmap, in full if its
+ * parent cannot be read. */
 static gboolean
 back_up_disk(VmbBackupRun *run, VmbPlanDisk *plan, GError **error)
 {
-    g_autoptr(GError) first = NULL;
-    if (store_disk(run, plan, &first))
-        return TRUE;
-    if (plan->method != VMB_METHOD_BITMAP ||
-        !g_error_matches(first, VMB_ERROR, VMB_ERROR_NO_INCREMENTAL)) {
-        g_propagate_error(error, g_steal_pointer(&first));
-        return FALSE;
+    const char *domain = run->result->domain;
+    for (;;) {
+        g_autoptr(GError) why = NULL;
+        gboolean planned = FALSE;
+        if (store_disk(run, plan, &why))
+            return TRUE;
+        if (plan->method == VMB_METHOD_BITMAP &&
+            g_error_matches(why, VMB_ERROR, VMB_ERROR_NO_INCREMENTAL)) {
+            planned = vmb_plan_give_up_bitmap(plan, run->options, run->points, domain,
+                                              VMB_REASON_SPOT_CHECK_FAILED, why->message,
+                                              run->reasons, error);
+        } else if (plan->level == VMB_LEVEL_INCREMENTAL &&
+                   g_error_matches(why, VMB_ERROR, VMB_ERROR_DAMAGE)) {
+            planned = vmb_plan_give_up_parent(plan, run->options, domain, why->message,
+                                              run->reasons, error);
+        } else {
+            g_propagate_error(error, g_steal_pointer(&why));
+        }
+        if (!planned || !discard_disk(run, plan, error))
+            return FALSE;
     }
-    vmb_progress_add_total(run->progress, vmb_round_up(plan->info->size, 512));
-    g_autofree char *image = vmb_layout_image(plan->info->target);
-    g_autofree char *digests = vmb_layout_digests(plan->info->target);
-    return vmb_plan_give_up_bitmap(plan, run->options, run->points, run->result->domain,
-                                   VMB_REASON_SPOT_CHECK_FAILED, first->message, run->reasons,
-                                   error) &&
-           vmb_transaction_discard(run->transaction, image, error) &&
-           vmb_transaction_discard(run->transaction, digests, error) &&
-           store_disk(run, plan, error);
+}
+
+static gboolean
+check_images(VmbBackupRun *run, GError **error)
+{
+    g_autoptr(VmbDomainInfo) now = vmb_domain_inspect(run->domain, error);
+    return now != NULL && vmb_plan_check_images(run->plan, now, run->result->domain, error);
 }
 
 gboolean
@@ -173,7 +195,8 @@ vmb_backup_read_disks(VmbBackupRun *run, GError **error)
     for (guint i = 0; i < disks->len; i++)
         vmb_progress_add_total(run->progress,
                                vmb_round_up(((VmbPlanDisk *)disks->pdata[i])->info->size, 512));
-    if (!vmb_save_tpm(run->transaction, run->manifest, run->info, run->result->domain,
+    if (!check_images(run, error) ||
+        !vmb_save_tpm(run->transaction, run->manifest, run->info, run->result->domain,
                       run->reasons, run->stop, error))
         return FALSE;
     for (guint i = 0; i < disks->len; i++)

@@ -123,11 +123,16 @@ vmb_bind_disks(VmbDomainInfo *info, const GPtrArray *points)
     g_autoptr(GArray) known = known_disks(points);
     g_autoptr(GPtrArray) layers = g_ptr_array_new_with_free_func((GDestroyNotify)g_ptr_array_unref);
     g_autofree gboolean *bound = g_new0(gboolean, info->disks->len + 1);
-    for (guint i = 0; i < info->disks->len; i++)
-        g_ptr_array_add(layers, vmb_source_layers(info->disks->pdata[i]));
+    /* Drives for media are in no point; one may have the target that a disk had. */
+    g_autofree gboolean *never = g_new0(gboolean, info->disks->len + 1);
+    for (guint i = 0; i < info->disks->len; i++) {
+        const VmbDiskInfo *disk = info->disks->pdata[i];
+        g_ptr_array_add(layers, vmb_source_layers(disk));
+        never[i] = disk->device == VMB_DEVICE_CDROM || disk->device == VMB_DEVICE_FLOPPY;
+    }
     for (guint r = 0; r < G_N_ELEMENTS(rules); r++)
         for (guint i = 0; i < info->disks->len; i++)
-            if (!bound[i])
+            if (!bound[i] && !never[i])
                 bound[i] = bind_disk(info->disks->pdata[i], layers->pdata[i], known, rules[r]);
     for (guint i = 0; i < info->disks->len; i++)
         if (!bound[i])

@@ -45,6 +45,7 @@ typedef struct {
     VmbChainWindow beyond;        /* where the parent has ended */
     const VmbChainWindow *window; /* the parent's, where the plan is now; NULL for a full */
     VmbSpotCheck *spot_check;     /* NULL: there is no bitmap to be tested */
+    gboolean vanished;            /* clean data has become zero, so far */
     guint64 first_read, last_read; /* monotonic ns: first one submitted, last one completed */
 } Disk;
 
@@ -258,7 +259,7 @@ act(Disk *disk, guint64 offset, guint64 length, VmbAction action, GError **error
     length = MIN(length, disk->size - offset);
     if (action == VMB_ACTION_READ)
         return read_range(disk, offset, length, error);
-    if (action == VMB_ACTION_ZERO)
+    if (action == VMB_ACTION_ZERO || action == VMB_ACTION_VANISHED)
         return zero_range(disk, offset, length, error);
     vmb_progress_advance(disk->backup->progress, length, 0);
     return TRUE;
@@ -293,32 +294,46 @@ plan_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, 
 
 /* ---- testing the bitmap ---- */
 
-typedef struct {
-    const guint8 *actions;
-    guint n_blocks; /* of the disk's window, which may be shorter than the parent's */
-} Actions;
-
+/* Only shrinking makes clean blocks read as zero where the parent holds data, and it leaves nothing clean
+ * with data behind them; except where clusters, blocks and bits differ, which the survey is for. */
 static gboolean
-is_skipped(guint block, gpointer user)
+check_vanished(Disk *disk, guint64 offset, guint n_blocks, const guint8 *actions, GError **error)
 {
-    const Actions *window = user;
-    return block < window->n_blocks && window->actions[block] == VMB_ACTION_SKIP;
+    if (disk->backup->unit != 0)
+        return TRUE;
+    for (guint b = 0; b < n_blocks; b++) {
+        disk->vanished |= actions[b] == VMB_ACTION_VANISHED;
+        if (disk->vanished && actions[b] == VMB_ACTION_TRUST)
+            return vmb_error_set(error, VMB_ERROR_NO_INCREMENTAL,
+                                 "%s: data before offset %" G_GUINT64_FORMAT " has become zero, but "
+                                 "the bitmap calls both that and the data behind it unchanged",
+                                 disk->backup->label, offset + (guint64)b * VMB_BLOCK_SIZE);
+    }
+    return TRUE;
 }
 
 static gboolean
-spot_check(Disk *disk, guint8 *actions, GError **error)
+test_bitmap(Disk *disk, guint64 offset, guint n_blocks, const guint8 *actions, GError **error)
 {
-    const guint *chosen = NULL;
     if (disk->spot_check == NULL)
         return TRUE;
-    Actions window = {actions, blocks_of_window(disk, disk->window->offset)};
-    guint n = vmb_spot_check_choose(disk->spot_check, disk->window, is_skipped, &window, &chosen);
-    for (guint i = 0; i < n; i++) {
+    vmb_spot_check_window(disk->spot_check, disk->window, actions, n_blocks);
+    return check_vanished(disk, offset, n_blocks, actions, error);
+}
+
+/* The blocks of the check come last: which they are is known when all were seen. */
+static gboolean
+spot_check(Disk *disk, GError **error)
+{
+    if (disk->spot_check == NULL)
+        return TRUE;
+    g_autoptr(GArray) spots = vmb_spot_check_spots(disk->spot_check);
+    for (guint i = 0; i < spots->len; i++) {
+        const VmbSpot *spot = &g_array_index(spots, VmbSpot, i);
+        guint32 length = (guint32)MIN(VMB_BLOCK_SIZE, disk->size - spot->offset);
         VmbBlock expected;
-        guint64 offset = disk->window->offset + (guint64)chosen[i] * VMB_BLOCK_SIZE;
-        if (vmb_spot_check_expect(disk->spot_check, disk->window, chosen[i], &expected) &&
-            !submit(disk, offset, (guint32)MIN(VMB_BLOCK_SIZE, disk->size - offset), &expected,
-                    error))
+        if (!vmb_spot_check_expect(disk->spot_check, spot, &expected, error) ||
+            !submit(disk, spot->offset, length, &expected, error))
             return FALSE;
     }
     return TRUE;
@@ -330,7 +345,7 @@ do_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, GE
     guint n_blocks = blocks_of_window(disk, offset);
     gboolean any;
     if (!plan_window(disk, offset, extents, actions, &any, &disk->contradicted, error) ||
-        !spot_check(disk, actions, error))
+        !test_bitmap(disk, offset, n_blocks, actions, error))
         return FALSE;
     if (!any)
         return act(disk, offset, (guint64)n_blocks * VMB_BLOCK_SIZE, VMB_ACTION_SKIP, error);
@@ -421,8 +436,8 @@ static gboolean
 read_disk(Disk *disk, GError **error)
 {
     return survey(disk, error) && each_window(disk, do_window, error) &&
-           vmb_nbd_reader_drain(disk->reader, error) && check_health(disk, error) &&
-           vmb_pipeline_finish(disk->pipeline, error);
+           spot_check(disk, error) && vmb_nbd_reader_drain(disk->reader, error) &&
+           check_health(disk, error) && vmb_pipeline_finish(disk->pipeline, error);
 }
 
 /* ---- putting it together ---- */
@@ -499,7 +514,7 @@ vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *entry, guint64 *co
     disk.digests = digests;
     g_autoptr(VmbSpotCheck) check = NULL;
     if (backup->parent != NULL && !backup->compare)
-        check = disk.spot_check = vmb_spot_check_new(backup->parent, disk.size);
+        check = disk.spot_check = vmb_spot_check_new(backup->parent, g_random_int());
     g_autoptr(VmbPipeline) pipeline = vmb_pipeline_new(&config);
     disk.pipeline = pipeline;
     g_autoptr(VmbNbdReader) reader = open_reader(backup, disk.size, error);

@@ -28,8 +28,8 @@ typedef struct {
 } VmbDiskBackup;
 
 /* Reads, encodes and writes; fills sizes, counts and digests of @disk. *@contradicted gets the bytes that
- * the bitmap calls clean, that read as zero, and where the parent holds data. No fsync. A bitmap that a
- * spot check contradicts is VMB_ERROR_NO_INCREMENTAL. */
+ * the bitmap calls clean, that read as zero, and where the parent holds data. No fsync. A bitmap that the
+ * disk contradicts is VMB_ERROR_NO_INCREMENTAL, a parent that cannot be read VMB_ERROR_DAMAGE. */
 gboolean vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *disk, guint64 *contradicted,
                          GError **error);
 
@@ -37,8 +37,14 @@ gboolean vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *disk, gui
  * merged extents of [offset, offset + n_blocks * 64 KiB), clamped to the disk. From @dirty_from on
  * everything counts as dirty; from @suspect_from on what is clean and not zero is read as well.
  * @parent: the same window of the parent, or NULL for a full. Returns FALSE if it is plain at once that
- * all are to be skipped. */
-typedef enum { VMB_ACTION_SKIP, VMB_ACTION_ZERO, VMB_ACTION_READ } VmbAction;
+ * all are to be skipped or trusted. */
+typedef enum {
+    VMB_ACTION_SKIP,     /* it reads as zero, and so it did before */
+    VMB_ACTION_ZERO,
+    VMB_ACTION_READ,
+    VMB_ACTION_VANISHED, /* zero, although the bitmap calls it clean and it held data */
+    VMB_ACTION_TRUST,    /* skipped as well, because the bitmap calls it clean: it may hold anything */
+} VmbAction;
 gboolean vmb_disk_backup_plan(guint64 offset, guint n_blocks, guint64 size, const GArray *extents,
                               guint64 dirty_from, guint64 suspect_from,
                               const VmbChainWindow *parent, guint8 *actions,

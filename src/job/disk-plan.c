@@ -99,7 +99,8 @@ vmb_disk_backup_plan(guint64 offset, guint n_blocks, guint64 size, const GArray 
 {
     guint64 window_end = MIN(size, offset + (guint64)n_blocks * VMB_BLOCK_SIZE);
     if (is_idle(offset, window_end, extents, dirty_from, suspect_from, parent)) {
-        memset(actions, VMB_ACTION_SKIP, n_blocks);
+        gboolean zero = g_array_index(extents, VmbNbdExtent, 0).zero;
+        memset(actions, zero ? VMB_ACTION_SKIP : VMB_ACTION_TRUST, n_blocks);
         return FALSE;
     }
     g_autoptr(GArray) zeroes = join_zeroes(extents);
@@ -119,9 +120,9 @@ vmb_disk_backup_plan(guint64 offset, guint n_blocks, guint64 size, const GArray 
                                   (parent->blocks[b].kind == VMB_BLOCK_PLAIN ||
                                    parent->blocks[b].kind == VMB_BLOCK_COMPRESSED);
             gboolean suspect = end > suspect_from;
-            actions[b] = !zero && suspect     ? VMB_ACTION_READ
-                         : zero && holds_data ? VMB_ACTION_ZERO
-                                              : VMB_ACTION_SKIP;
+            actions[b] = !zero        ? (suspect ? VMB_ACTION_READ : VMB_ACTION_TRUST)
+                         : holds_data ? VMB_ACTION_VANISHED
+                                      : VMB_ACTION_SKIP;
             *contradicted_blocks += zero && holds_data ? 1 : 0;
         }
     }

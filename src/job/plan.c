@@ -244,10 +244,6 @@ report_disk(const VmbPlanDisk *disk, const VmbBackupOptions *options, const char
 {
     const char *target = disk->info->target;
     g_autofree char *more = detail != NULL ? g_strdup_printf(" (%s)", detail) : g_strdup("");
-    if (disk->parent_disk != NULL && strcmp(disk->parent_disk->target, target) != 0)
-        vmb_reason_add(reasons, VMB_REASON_DISK_RENAMED, target,
-                       "%s: disk %s is the one that was %s in the newest point", domain, target,
-                       disk->parent_disk->target);
     if (disk->level == VMB_LEVEL_INCREMENTAL) {
         if (disk->method == VMB_METHOD_COMPARE)
             vmb_reason_add(reasons, disk->reason, target,
@@ -264,6 +260,16 @@ report_disk(const VmbPlanDisk *disk, const VmbBackupOptions *options, const char
     vmb_reason_add(reasons, disk->reason, target, "%s: disk %s in full: %s%s", domain, target,
                    vmb_reason_meaning(disk->reason), more);
     return TRUE;
+}
+
+static void
+report_renamed(const VmbPlanDisk *disk, const char *domain, GPtrArray *reasons)
+{
+    const char *target = disk->info->target;
+    if (disk->parent_disk != NULL && strcmp(disk->parent_disk->target, target) != 0)
+        vmb_reason_add(reasons, VMB_REASON_DISK_RENAMED, target,
+                       "%s: disk %s is the one that was %s in its newest point", domain, target,
+                       disk->parent_disk->target);
 }
 
 /* A disk that the newest point holds and the domain has no more. */
@@ -342,10 +348,12 @@ vmb_plan_new(const VmbBackupOptions *options, VmbDomain *domain, const VmbDomain
         !check_targets(info, options->exclude, planning.name, error) ||
         !plan_disks(&planning, info, reasons, error) || !validate_checkpoints(&planning, error))
         return NULL;
-    for (guint i = 0; i < plan->disks->len; i++)
+    for (guint i = 0; i < plan->disks->len; i++) {
+        report_renamed(plan->disks->pdata[i], planning.name, reasons);
         if (!report_disk(plan->disks->pdata[i], options, planning.name, details->pdata[i], reasons,
                          error))
             return NULL;
+    }
     report_removed(info, points, planning.name, reasons);
     return g_steal_pointer(&plan);
 }
@@ -370,6 +378,45 @@ vmb_plan_give_up_bitmaps(VmbPlan *plan, const VmbBackupOptions *options, GPtrArr
             !vmb_plan_give_up_bitmap(disk, options, points, domain, VMB_REASON_BITMAP_UNUSABLE,
                                      "libvirt refuses to begin with it", reasons, error))
             return FALSE;
+    }
+    return TRUE;
+}
+
+gboolean
+vmb_plan_give_up_parent(VmbPlanDisk *disk, const VmbBackupOptions *options, const char *domain,
+                        const char *detail, GPtrArray *reasons, GError **error)
+{
+    make_full(disk, VMB_REASON_PARENT_DAMAGED);
+    return report_disk(disk, options, domain, detail, reasons, error);
+}
+
+/* What has no local file is told apart by the XML alone. */
+static gboolean
+same_image(const VmbPlanDisk *disk, const VmbDiskInfo *now)
+{
+    g_autoptr(GPtrArray) layers = vmb_source_layers(now);
+    if (layers->len == 0 || disk->layers->len == 0)
+        return layers->len == disk->layers->len;
+    const VmbSourceLayer *a = disk->layers->pdata[0], *b = layers->pdata[0];
+    return a->inode == 0 ? b->inode == 0 && g_strcmp0(a->path, b->path) == 0
+                         : vmb_source_layers_same_active(disk->layers, layers);
+}
+
+gboolean
+vmb_plan_check_images(const VmbPlan *plan, const VmbDomainInfo *now, const char *domain,
+                      GError **error)
+{
+    for (guint i = 0; i < plan->disks->len; i++) {
+        const VmbPlanDisk *disk = plan->disks->pdata[i];
+        gboolean same = FALSE;
+        for (guint d = 0; d < now->disks->len && !same; d++) {
+            const VmbDiskInfo *info = now->disks->pdata[d];
+            same = strcmp(info->target, disk->info->target) == 0 && same_image(disk, info);
+        }
+        if (!same)
+            return vmb_error_set(error, VMB_ERROR_FAILED,
+                                 "%s: disk %s got another image while the backup began; run the "
+                                 "backup again", domain, disk->info->target);
     }
     return TRUE;
 }

@@ -44,5 +44,16 @@ gboolean vmb_plan_give_up_bitmaps(VmbPlan *plan, const VmbBackupOptions *options
                                   GPtrArray *points, const char *domain, GPtrArray *reasons,
                                   GError **error);
 
+/* The disk's parent turned out to be damaged, as @detail tells: it is stored in full. Errors: as above. */
+gboolean vmb_plan_give_up_parent(VmbPlanDisk *disk, const VmbBackupOptions *options,
+                                 const char *domain, const char *detail, GPtrArray *reasons,
+                                 GError **error);
+
+/* The job reads disks by their targets: each must still have the image that the plan was made for, or
+ * another disk's bitmap would be believed. @now: the domain since the job has begun, which keeps disks
+ * from being taken away. Errors: VMB_ERROR_FAILED. */
+gboolean vmb_plan_check_images(const VmbPlan *plan, const VmbDomainInfo *now, const char *domain,
+                               GError **error);
+
 /* The newest point of @points that holds the disk @id, and its entry; NULL if there is none. */
 VmbPoint *vmb_plan_newest_point(GPtrArray *points, const char *id, const VmbManifestDisk **disk);

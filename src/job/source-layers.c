@@ -20,6 +20,17 @@ digest_header(int fd, guint64 size)
     return g_compute_checksum_for_data(G_CHECKSUM_SHA256, header, length);
 }
 
+/* Its number is given to another file when a file is gone; the time of its making tells them apart. */
+static guint64
+birth_of(int fd)
+{
+    struct statx st;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &st) < 0 || (st.stx_mask & STATX_BTIME) == 0 ||
+        st.stx_btime.tv_sec < 0)
+        return 0;
+    return (guint64)st.stx_btime.tv_sec * 1000000000 + st.stx_btime.tv_nsec;
+}
+
 /* What cannot be looked at, as it is behind the network (@path NULL) or unreadable, gets zeroes. */
 static VmbSourceLayer *
 look_at(const char *path, const char *format)
@@ -39,6 +50,7 @@ look_at(const char *path, const char *format)
     layer->inode = (guint64)st.st_ino;
     layer->size = (guint64)st.st_size;
     layer->mtime_ns = (gint64)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+    layer->birth_ns = S_ISREG(st.st_mode) ? birth_of(fd) : 0;
     layer->header_digest = S_ISREG(st.st_mode) ? digest_header(fd, layer->size) : NULL;
     return layer;
 }
@@ -57,6 +69,12 @@ vmb_source_layers(const VmbDiskInfo *disk)
     return layers;
 }
 
+static gboolean
+same_birth(const VmbSourceLayer *a, const VmbSourceLayer *b)
+{
+    return a->birth_ns == 0 || b->birth_ns == 0 || a->birth_ns == b->birth_ns;
+}
+
 gboolean
 vmb_source_layers_same_active(const GPtrArray *before, const GPtrArray *now)
 {
@@ -65,7 +83,7 @@ vmb_source_layers_same_active(const GPtrArray *before, const GPtrArray *now)
     const VmbSourceLayer *a = before->pdata[0], *b = now->pdata[0];
     /* A file that was moved keeps its inode; device numbers may change over a reboot, so the same
      * path with the same inode is the same file too. */
-    return a->inode != 0 && a->inode == b->inode &&
+    return a->inode != 0 && a->inode == b->inode && same_birth(a, b) &&
            (a->device == b->device || g_strcmp0(a->path, b->path) == 0);
 }
 

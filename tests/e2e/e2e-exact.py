@@ -9,7 +9,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from vmbtest import image, process, tap  # noqa: E402
 from vmbtest.libvirtd import PrivateLibvirt, libvirt  # noqa: E402
-from exact_lab import GIB, KIB, MIB, Disk, Lab, round_up  # noqa: E402
+from exact_lab import GIB, KIB, MIB, Disk, Lab, methods, round_up  # noqa: E402
 
 
 def levels(disks):
@@ -270,7 +270,7 @@ def swap_volumes(lab, first, second):
 
 @tap.test
 def test_disks_swapped(t):
-    """Targets stay, images change places, and nothing else tells them apart."""
+    """Targets stay, images change places: the chains follow the images."""
     lab = Lab(t, [Disk(4 * MIB), Disk(4 * MIB)])
     lab.fill("vda")
     lab.fill("vdb", 0x60)
@@ -283,10 +283,14 @@ def test_disks_swapped(t):
     lab.on()
     lab.write("vda", 0, 4 * KIB, 0x71)
     lab.write("vdb", MIB, 4 * KIB, 0x72)
-    lab.backup()
-    t.equal(lab.reasons("vda") + lab.reasons("vdb"), ["source-changed"] * 2)
+    disks = lab.backup()
+    t.equal(methods(disks), {"vda": "bitmap", "vdb": "bitmap"})
+    t.equal(lab.reasons("vda") + lab.reasons("vdb"), ["disk-renamed"] * 2)
+    t.equal({target: disk["id"] for target, disk in disks.items()},
+            {"vda": "target:vdb", "vdb": "target:vda"})
     lab.write("vda", 2 * MIB, 4 * KIB, 0x73)
-    t.equal(levels(lab.backup()), {"vda": "incremental", "vdb": "incremental"})
+    t.equal(methods(lab.backup()), {"vda": "bitmap", "vdb": "bitmap"})
+    t.equal(lab.reasons("vda") + lab.reasons("vdb"), [])
     lab.check_end(3)
 
 
@@ -309,8 +313,9 @@ def test_disks_swapped_with_serials(t):
     disks = lab.backup()
     t.equal({target: disk["id"] for target, disk in disks.items()},
             {"vda": "serial:two", "vdb": "serial:one"})
+    t.equal(methods(disks), {"vda": "bitmap", "vdb": "bitmap"})
     lab.write("vda", 2 * MIB, 4 * KIB, 0x73)
-    t.equal(levels(lab.backup()), {"vda": "incremental", "vdb": "incremental"})
+    t.equal(methods(lab.backup()), {"vda": "bitmap", "vdb": "bitmap"})
     lab.check_end(3)
 
 
@@ -332,11 +337,11 @@ def test_qemu_killed(t):
     lab.attach(volume.disk, volume)
     lab.write("vda", 2 * MIB, 4 * KIB, 0x63)
     disks = lab.backup()
-    t.equal(levels(disks), {"vda": "full", "sda": "incremental"})
+    t.equal(methods(disks), {"vda": "compare", "sda": "bitmap"})
     t.equal((disks["vda"]["reason"], lab.reasons("sda")), ("bitmap-unusable", []))
     t.equal(lab.guest.checkpoints(), lab.checkpoints_needed())
     lab.write("vda", 3 * MIB, 4 * KIB, 0x64)
-    t.equal(levels(lab.backup()), {"vda": "incremental", "sda": "incremental"})
+    t.equal(methods(lab.backup()), {"vda": "bitmap", "sda": "bitmap"})
     lab.check_end(3)
 
 
@@ -347,10 +352,15 @@ def test_incremental_demanded_after_kill(t):
     lab.kill_qemu()
     lab.on()
     before = lab.guest.checkpoints()
-    lab.run("--level", "incremental").expect(23).says("vda", "bitmap-unusable")
+    demand = ("--level", "incremental")
+    lab.run(*demand, "--no-compare").expect(23).says("vda", "bitmap-unusable")
+    repair = lab.damage(lab.last["id"], "vda.digests")
+    lab.run(*demand).expect(23).says("vda", "parent-damaged")
+    repair()
     t.equal((len(lab.points), lab.guest.checkpoints()), (1, before))
     lab.check_rest()
-    t.equal(lab.backup()["vda"]["reason"], "bitmap-unusable")
+    disk = lab.backup(*demand)["vda"]
+    t.equal((disk["method"], disk["reason"]), ("compare", "bitmap-unusable"))
     lab.check_end(2)
 
 
@@ -544,13 +554,14 @@ def test_managed_save(t):
 # Formats without bitmaps.
 
 
-def always_full(t, disk):
+def always_compared(t, disk):
     lab = Lab(t, [disk, Disk(MIB)])
     for number in range(3):
         lab.write("vda", number * MIB + 512, 64 * KIB, 0x21 + number)
         lab.write("vdb", number * 4 * KIB, 4 * KIB, 0x31 + number)
         disks = lab.backup()
-        t.equal(levels(disks), {"vda": "full", "vdb": "incremental" if number else "full"})
+        t.equal(methods(disks), {"vda": "compare", "vdb": "bitmap"} if number
+                else {"vda": "full", "vdb": "full"})
         t.equal(disks["vda"]["reason"], "no-bitmap-support" if number else "first-backup")
     lab.check_end(3)
     return lab
@@ -561,16 +572,17 @@ def test_raw_disk_of_odd_size(t):
     path = os.path.join(t.once("host", PrivateLibvirt).images, "odd.raw")
     with open(path, "wb") as file:
         file.truncate(4 * MIB + 100)
-    lab = always_full(t, Disk(size=None, fmt="raw", path=path))
+    lab = always_compared(t, Disk(size=None, fmt="raw", path=path))
     # The guest sees whole sectors, and what it writes to the last one lengthens the file.
     lab.write("vda", 4 * MIB, 512, 0x51)
-    t.equal(lab.backup()["vda"]["size"], 4 * MIB + 512)
-    lab.check_end(1)
+    disk = lab.backup()["vda"]
+    t.equal((disk["size"], disk["method"]), (4 * MIB + 512, "compare"))
+    lab.check_end(4)
 
 
 @tap.test
 def test_qcow2_version_2(t):
-    always_full(t, Disk(4 * MIB + 512, options={"compat": "0.10"}))
+    always_compared(t, Disk(4 * MIB + 512, options={"compat": "0.10"}))
 
 
 # Domains of all kinds.
@@ -601,14 +613,14 @@ def test_transient_domain(t):
     lab.zero("vda", 2 * MIB, MIB)
     t.equal(levels(lab.backup()), {"vda": "incremental", "sda": "incremental"})
     t.equal(lab.last["manifest"]["domain"]["transient"], True)
-    # Its checkpoints end with it; what comes then has its UUID and may only be a full.
+    # Its checkpoints end with it; what comes then has its UUID.
     lab.off()
     lab.on()
     lab.write("vda", 3 * MIB, 4 * KIB, 0x22)
-    t.equal(levels(lab.backup()), {"vda": "full", "sda": "full"})
+    t.equal(methods(lab.backup()), {"vda": "compare", "sda": "compare"})
     t.equal(lab.reasons("vda"), ["checkpoint-missing"])
     lab.write("vda", 3 * MIB, 4 * KIB, 0x23)
-    t.equal(levels(lab.backup()), {"vda": "incremental", "sda": "incremental"})
+    t.equal(methods(lab.backup()), {"vda": "bitmap", "sda": "bitmap"})
     lab.check_end(4)
 
 

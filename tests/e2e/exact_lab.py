@@ -15,6 +15,11 @@ KIB, MIB, GIB = image.KIB, image.MIB, image.GIB
 SECTOR = 512
 
 
+def methods(disks):
+    """{target: method} of what Lab.backup() returns."""
+    return {target: disk["method"] for target, disk in disks.items()}
+
+
 def round_up(value, unit):
     """The next multiple."""
     return -(-value // unit) * unit
@@ -26,6 +31,7 @@ class Volume:
     def __init__(self, lab, disk):
         lab.number += 1
         self.disk, self.path, self.fmt = disk, disk.path, disk.fmt
+        self.bound = None  # the identity that its newest point gave it
         facts = image.info(disk.path, disk.fmt)
         # As the guest sees it: QEMU rounds raw images up to whole sectors.
         size = round_up(facts["virtual-size"], SECTOR)
@@ -41,7 +47,7 @@ class Volume:
     def id(self):
         """How a manifest names the disk."""
         disk = self.disk
-        return "serial:" + disk.serial if disk.serial else "target:" + disk.target
+        return self.bound or ("serial:" + disk.serial if disk.serial else "target:" + disk.target)
 
     def changed_behind(self, lab):
         """The model becomes what QEMU reads from the image: after something else wrote it."""
@@ -271,6 +277,8 @@ class Lab:
             disk["target"]: self._pending.pop(disk["target"]) for disk in self.last["disks"]}))
         for disk in self.last["manifest"]["disks"]:
             self._newest[disk["id"]] = disk.get("checkpoint")
+            if disk["target"] in self.volumes:
+                self.volumes[disk["target"]].bound = disk["id"]
             image.check(self.image(self.last["id"], disk["target"]))
 
     def image(self, point, target):
@@ -287,6 +295,21 @@ class Lab:
         volumes = self.volumes.values() if volumes is None else volumes
         newest = (self._newest.get(volume.id) for volume in volumes)
         return sorted({name for name in newest if name} | set(self.foreign))
+
+    def damage(self, point, name, offset=None):
+        """Changes a byte of a point's file (by default one in its middle); returns what undoes that."""
+        path = os.path.join(self.repo, "domains", self.guest.uuid, "points", point, name)
+        offset = os.path.getsize(path) // 2 if offset is None else offset
+        with open(path, "r+b") as file:
+            file.seek(offset)
+            byte = file.read(1)[0]
+
+        def put(value):
+            with open(path, "r+b") as file:
+                file.seek(offset)
+                file.write(bytes([value]))
+        put(byte ^ 0xff)
+        return lambda: put(byte)
 
     # What must hold
 

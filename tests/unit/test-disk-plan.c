@@ -50,9 +50,10 @@ expected(const Model *model, guint block, guint64 dirty_from, guint64 suspect_fr
     if (dirty)
         return zero ? VMB_ACTION_ZERO : VMB_ACTION_READ;
     *contradicted = zero && parent_data;
-    if (!zero && model->offset + (guint64)block * VMB_BLOCK_SIZE >= suspect_from)
-        return VMB_ACTION_READ;
-    return *contradicted ? VMB_ACTION_ZERO : VMB_ACTION_SKIP;
+    if (!zero)
+        return model->offset + (guint64)block * VMB_BLOCK_SIZE >= suspect_from ? VMB_ACTION_READ
+                                                                               : VMB_ACTION_TRUST;
+    return *contradicted ? VMB_ACTION_VANISHED : VMB_ACTION_SKIP;
 }
 
 static void

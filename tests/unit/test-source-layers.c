@@ -80,6 +80,19 @@ test_replaced(Fixture *fixture, gconstpointer data)
     check(before, look(fixture->active, fixture->base), FALSE, TRUE);
 }
 
+/* A new file may get the number of one that is gone. */
+static void
+test_number_used_again(Fixture *fixture, gconstpointer data)
+{
+    GPtrArray *before = look(fixture->active, fixture->base);
+    GPtrArray *now = look(fixture->active, fixture->base);
+    ((VmbSourceLayer *)before->pdata[0])->birth_ns = 1;
+    ((VmbSourceLayer *)now->pdata[0])->birth_ns = 2;
+    ((VmbSourceLayer *)before->pdata[1])->birth_ns = 3;
+    ((VmbSourceLayer *)now->pdata[1])->birth_ns = 0;
+    check(before, now, FALSE, TRUE);
+}
+
 /* Nobody can tell whether it is still the same. */
 static void
 test_unknown(Fixture *fixture, gconstpointer data)
@@ -97,6 +110,8 @@ main(int argc, char **argv)
     g_test_add("/source-layers/same", Fixture, NULL, set_up, test_same, tear_down);
     g_test_add("/source-layers/written", Fixture, NULL, set_up, test_written, tear_down);
     g_test_add("/source-layers/replaced", Fixture, NULL, set_up, test_replaced, tear_down);
+    g_test_add("/source-layers/number-used-again", Fixture, NULL, set_up, test_number_used_again,
+               tear_down);
     g_test_add("/source-layers/unknown", Fixture, NULL, set_up, test_unknown, tear_down);
     return g_test_run();
 }
