@@ -21,7 +21,7 @@ typedef struct {
     VmbCommand *command;
     VmbBackupOptions job;
     guint level, quiesce, jobs; /* level and quiesce: places in their lists of words */
-    gboolean all, strict, json;
+    gboolean all, running, strict, json;
     GPtrArray *disks, *exclude, *peers;
     /* what came out */
     VmbExitTally tally;
@@ -130,13 +130,14 @@ choose_domains(const Backup *backup, GError **error)
 {
     const char *const *named = vmb_command_operands(backup->command);
     g_autoptr(GPtrArray) all = NULL;
-    if (backup->all) {
-        all = vmb_backup_all_domains(backup->job.uri, error);
+    gboolean listed = backup->all || backup->running;
+    if (listed) {
+        all = vmb_backup_all_domains(backup->job.uri, backup->running, error);
         if (all == NULL)
             return NULL;
     }
     GPtrArray *chosen = g_ptr_array_new_with_free_func(g_free);
-    for (guint i = 0; backup->all && i < all->len; i++)
+    for (guint i = 0; listed && i < all->len; i++)
         g_ptr_array_add(chosen, g_strdup(g_ptr_array_index(all, i)));
     for (guint i = 0; named[i] != NULL; i++)
         if (!g_ptr_array_find_with_equal_func(chosen, named[i], g_str_equal, NULL))
@@ -149,10 +150,12 @@ static gboolean
 check_usage(const Backup *backup, GError **error)
 {
     gboolean named = vmb_command_operands(backup->command)[0] != NULL;
-    if (backup->all && named)
-        return vmb_error_set(error, VMB_ERROR_USAGE, "--all and DOMAIN exclude each other");
-    if (!backup->all && !named)
-        return vmb_error_set(error, VMB_ERROR_USAGE, "name a domain, or give --all");
+    gboolean listed = backup->all || backup->running;
+    if (listed && named)
+        return vmb_error_set(error, VMB_ERROR_USAGE, "%s and DOMAIN exclude each other",
+                             backup->all ? "--all" : "--running");
+    if (!listed && !named)
+        return vmb_error_set(error, VMB_ERROR_USAGE, "name a domain, or give --all or --running");
     if (backup->job.freeze_timeout_ns == 0)
         return vmb_error_set(error, VMB_ERROR_USAGE,
                              "--freeze-timeout: no time at all; --quiesce none does not freeze");
@@ -190,7 +193,8 @@ run(Backup *backup)
     if (domains == NULL)
         return fail(backup, error);
     if (domains->pdata[0] == NULL)
-        vmb_notice("no domain is running, so there is nothing to back up");
+        vmb_notice("there is no %sdomain, so there is nothing to back up",
+                   backup->running ? "running " : "");
     g_autoptr(VmbProgressView) view = vmb_progress_view_start();
     vmb_backup_domains(&backup->job, (const char *const *)domains->pdata, backup->jobs, report,
                        backup);
@@ -213,7 +217,8 @@ vmb_verb_backup(VmbCommand *command)
         .peers = peers,
         .job = {.freeze_timeout_ns = FREEZE_DEFAULT_NS, .compress_level = VMB_COMPRESS_DEFAULT}};
     const VmbOption options[] = {
-        {"all", 'a', VMB_OPTION_FLAG, NULL, "every running domain", &backup.all},
+        {"all", 'a', VMB_OPTION_FLAG, NULL, "every domain, running or shut off", &backup.all},
+        {"running", 0, VMB_OPTION_FLAG, NULL, "every running domain", &backup.running},
         {"level", 'l', VMB_OPTION_CHOICE, "auto|full|incremental",
          "what to store of each disk (auto: incremental where possible)", &backup.level},
         {"no-compare", 0, VMB_OPTION_FLAG, NULL,

@@ -1,12 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Step 8 of a backup: each disk of the running job, one after the other. */
-#include "job/backup-run.h"
+#include "job/backup-offline.h"
 #include "job/chain-files.h"
 #include "job/disk-backup.h"
 #include "job/save-config.h"
 #include "repo/layout.h"
 #include "util/error.h"
+#include "util/log.h"
 #include "util/units.h"
+
+static gboolean
+is_by_bitmap(const VmbPlanDisk *plan)
+{
+    return plan->method == VMB_METHOD_BITMAP ||
+           (plan->method == VMB_METHOD_OFFLINE && !plan->unchanged);
+}
 
 static VmbManifestDisk *
 describe(const VmbBackupRun *run, const VmbPlanDisk *plan)
@@ -14,7 +22,7 @@ describe(const VmbBackupRun *run, const VmbPlanDisk *plan)
     VmbManifestDisk *disk = vmb_manifest_disk_new();
     const VmbDiskInfo *info = plan->info;
     gboolean incremental = plan->level == VMB_LEVEL_INCREMENTAL;
-    gboolean bitmap = plan->method == VMB_METHOD_BITMAP;
+    gboolean bitmap = is_by_bitmap(plan);
     disk->target = g_strdup(info->target);
     disk->id = g_strdup(info->id);
     disk->bus = g_strdup(info->bus);
@@ -25,7 +33,10 @@ describe(const VmbBackupRun *run, const VmbPlanDisk *plan)
     disk->reason = plan->reason;
     disk->parent = incremental ? g_strdup(plan->parent->id) : NULL;
     disk->base_checkpoint = bitmap ? g_strdup(plan->parent_disk->checkpoint) : NULL;
-    disk->checkpoint = info->bitmaps ? g_strdup(run->checkpoint) : NULL;
+    if (run->offline != NULL)
+        disk->checkpoint = g_strdup(vmb_offline_checkpoint(run, plan));
+    else if (info->bitmaps)
+        disk->checkpoint = g_strdup(run->checkpoint);
     g_clear_pointer(&disk->layers, g_ptr_array_unref);
     disk->layers = g_ptr_array_ref(plan->layers);
     disk->image = vmb_layout_image(info->target);
@@ -37,7 +48,8 @@ static void
 end_job_of_stalled_run(gpointer data)
 {
     VmbBackupRun *run = data;
-    vmb_backup_job_end(run->job, NULL);
+    if (run->job != NULL)
+        vmb_backup_job_end(run->job, NULL);
 }
 
 /* The unit in which a disk that shrank and grew may hide changes: see vmb_disk_backup_survey(). */
@@ -70,6 +82,7 @@ open_parent(VmbBackupRun *run, const VmbPlanDisk *plan, Parent *parent, VmbDiskB
             GError **error)
 {
     gboolean compare = plan->method == VMB_METHOD_COMPARE;
+    const char *checkpoint = plan->parent_disk->checkpoint;
     parent->links = vmb_repo_chain(run->points, plan->parent, plan->info->id, error);
     if (parent->links == NULL)
         return FALSE;
@@ -77,8 +90,10 @@ open_parent(VmbBackupRun *run, const VmbPlanDisk *plan, Parent *parent, VmbDiskB
         vmb_chain_files_open(parent->links, run->result->domain, FALSE, compare, error);
     if (parent->files == NULL)
         return FALSE;
-    if (!compare)
-        parent->context = g_strdup_printf("qemu:dirty-bitmap:backup-%s", plan->info->target);
+    if (is_by_bitmap(plan))
+        parent->context = run->offline != NULL
+                              ? g_strconcat("qemu:dirty-bitmap:", checkpoint, NULL)
+                              : g_strconcat("qemu:dirty-bitmap:backup-", plan->info->target, NULL);
     parent->backing = vmb_layout_backing_file(plan->parent->id, plan->parent_disk->image);
     backup->dirty_context = parent->context;
     backup->parent = vmb_chain_files_chain(parent->files);
@@ -98,6 +113,8 @@ read_disk(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *base,
     guint64 contradicted = 0;
     if (plan->level == VMB_LEVEL_INCREMENTAL && !open_parent(run, plan, &parent, &backup, error))
         return FALSE;
+    if (plan->unchanged)
+        return vmb_disk_backup_nothing(&backup, entry, error);
     if (!vmb_disk_backup(&backup, entry, &contradicted, error))
         return FALSE;
     if (plan->level == VMB_LEVEL_INCREMENTAL && plan->parent_disk->size != plan->info->size)
@@ -113,6 +130,25 @@ read_disk(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *base,
     return TRUE;
 }
 
+/* A running domain's QEMU serves all disks already; a shut-off one's are served one by one. */
+static gboolean
+read_served(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *backup,
+            VmbManifestDisk *entry, GError **error)
+{
+    g_autoptr(VmbNbdServer) server = NULL;
+    if (run->offline != NULL && !plan->unchanged) {
+        server = vmb_offline_serve(run, plan, error);
+        if (server == NULL)
+            return FALSE;
+    }
+    if (read_disk(run, plan, backup, entry, error))
+        return TRUE;
+    g_autofree char *complaint = server != NULL ? vmb_nbd_server_complaint(server) : NULL;
+    if (complaint != NULL)
+        vmb_info("%s: the server: %s", backup->label, complaint);
+    return FALSE;
+}
+
 static gboolean
 store_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
 {
@@ -126,7 +162,8 @@ store_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
     if (digests < 0)
         return FALSE;
     VmbDiskBackup backup = {.label = label,
-                            .socket = run->scratch->socket,
+                            .socket = run->offline != NULL ? run->offline->socket
+                                                           : run->scratch->socket,
                             .export_name = plan->info->target,
                             .size = plan->info->size,
                             .image_fd = image,
@@ -136,7 +173,7 @@ store_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
                             .on_stall = end_job_of_stalled_run,
                             .stall_data = run,
                             .progress = run->progress};
-    if (!read_disk(run, plan, &backup, entry, error))
+    if (!read_served(run, plan, &backup, entry, error))
         return FALSE;
     g_ptr_array_add(run->manifest->disks, g_steal_pointer(&entry));
     return TRUE;
@@ -163,7 +200,7 @@ back_up_disk(VmbBackupRun *run, VmbPlanDisk *plan, GError **error)
         gboolean planned = FALSE;
         if (store_disk(run, plan, &why))
             return TRUE;
-        if (plan->method == VMB_METHOD_BITMAP &&
+        if (is_by_bitmap(plan) &&
             g_error_matches(why, VMB_ERROR, VMB_ERROR_NO_INCREMENTAL)) {
             planned = vmb_plan_give_up_bitmap(plan, run->options, run->points, domain,
                                               VMB_REASON_SPOT_CHECK_FAILED, why->message,

@@ -49,8 +49,8 @@ vmb_backup_domains(const VmbBackupOptions *options, const char *const *domains, 
 }
 
 GPtrArray *
-vmb_backup_all_domains(const char *uri, GError **error)
+vmb_backup_all_domains(const char *uri, gboolean active_only, GError **error)
 {
     g_autoptr(VmbConnection) connection = vmb_connection_open(uri, error);
-    return connection != NULL ? vmb_domain_list(connection, TRUE, error) : NULL;
+    return connection != NULL ? vmb_domain_list(connection, active_only, error) : NULL;
 }

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Step 9 of a backup: the job ends, the point is published, old checkpoints go. */
-#include "job/backup-run.h"
+#include "job/backup-offline.h"
 #include "job/reconcile.h"
 #include "repo/journal.h"
 #include "util/error.h"
 #include "util/fault.h"
+#include "util/fsio.h"
 #include "util/log.h"
 #include "util/units.h"
+
+#include <fcntl.h>
 
 static VmbLevel
 level_of_point(const VmbManifest *manifest)
@@ -33,8 +36,9 @@ retire(VmbBackupRun *run)
     for (guint i = 0; i < run->info->disks->len; i++)
         g_ptr_array_add(ids, ((VmbDiskInfo *)run->info->disks->pdata[i])->id);
     g_ptr_array_add(ids, NULL);
-    vmb_reconcile_retire(run->domain, points, (const char *const *)ids->pdata, run->reasons,
-                         failed);
+    if (run->offline == NULL || vmb_offline_may_remove(run))
+        vmb_reconcile_retire(run->domain, points, (const char *const *)ids->pdata, run->reasons,
+                             failed);
     for (guint i = 0; run->stale != NULL && run->stale[i] != NULL; i++)
         g_ptr_array_add(failed, g_strdup(run->stale[i]));
     if (!vmb_fault_point("checkpoints-retired", &error)) {
@@ -60,22 +64,47 @@ thaw_is_in_doubt(const VmbBackupRun *run)
     return FALSE;
 }
 
-gboolean
-vmb_backup_publish(VmbBackupRun *run, GError **error)
+/* While the journal still names it: a run that dies later leaves nothing that nobody knows of. */
+static void
+remove_run_dir(VmbBackupRun *run)
 {
-    VmbManifest *manifest = run->manifest;
+    g_autoptr(GError) error = NULL;
+    run->scratch_left = !vmb_fs_remove_tree(AT_FDCWD, run->offline->run_dir, &error);
+    if (run->scratch_left)
+        vmb_warning("%s; the next run removes it", error->message);
+}
+
+static gboolean
+end_reading(VmbBackupRun *run, GError **error)
+{
+    if (run->offline != NULL) {
+        vmb_progress_phase(run->progress, "looking for changes");
+        if (!vmb_offline_confirm(run, error))
+            return FALSE;
+        remove_run_dir(run);
+        return TRUE;
+    }
     vmb_progress_phase(run->progress, "ending the job");
     if (!vmb_backup_job_end(run->job, error))
         return FALSE;
     g_clear_pointer(&run->watch, vmb_scratch_watch_free);
-    /* While the journal still names it: a run that dies later leaves nothing that nobody knows of. */
+    g_clear_pointer(&run->target_watch, vmb_target_watch_free);
     run->scratch_left = !vmb_scratch_remove(run->scratch);
     g_clear_pointer(&run->scratch, vmb_scratch_free);
+    return TRUE;
+}
+
+gboolean
+vmb_backup_publish(VmbBackupRun *run, GError **error)
+{
+    VmbManifest *manifest = run->manifest;
+    if (!end_reading(run, error))
+        return FALSE;
     manifest->level = level_of_point(manifest);
     manifest->duration_ns = (guint64)MAX(vmb_units_now() - manifest->time_ns, 0);
     vmb_progress_phase(run->progress, "writing to disk");
     gboolean ok = vmb_transaction_publish(run->transaction, manifest, &run->published, error);
-    if (run->published != VMB_UNPUBLISHED)
+    if (run->published != VMB_UNPUBLISHED && run->job != NULL)
         vmb_backup_job_keep_checkpoint(run->job);
     if (!ok) {
         if (run->published == VMB_VISIBLE)

@@ -52,9 +52,23 @@ typedef struct {
 void vmb_backup_run_clear(VmbBackupRun *run);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(VmbBackupRun, vmb_backup_run_clear)
 
+/* Step 3: what the domain is; then level and method of each disk. */
+gboolean vmb_backup_inspect(VmbBackupRun *run, GError **error);
+gboolean vmb_backup_plan(VmbBackupRun *run, GError **error);
+/* Step 4: staging, the manifest, and all but the disks. */
+gboolean vmb_backup_stage(VmbBackupRun *run, GError **error);
 /* Step 7: journal, scratch, guard, freeze, job, thaw. */
 gboolean vmb_backup_start_job(VmbBackupRun *run, GError **error);
 /* Step 8: all disks of the plan. */
 gboolean vmb_backup_read_disks(VmbBackupRun *run, GError **error);
 /* Step 9: ends the job, publishes, deletes checkpoints that nobody needs any more. */
 gboolean vmb_backup_publish(VmbBackupRun *run, GError **error);
+
+/* All from step 3 on, of a shut-off domain (job/backup-offline.h). FALSE and *@started without @error: it
+ * runs now, nothing is left of the attempt, and a backup of the running domain can begin. */
+gboolean vmb_backup_offline(VmbBackupRun *run, gboolean *started, GError **error);
+
+/* VMB_ERROR_CANCELLED if the user has asked to stop. */
+gboolean vmb_backup_check_cancelled(VmbBackupRun *run, GError **error);
+/* The journal names nothing any more but what could not be removed. */
+void vmb_backup_clear_journal(VmbBackupRun *run);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The story of a backup of one domain, from its locks to its report. */
-#include "job/backup-run.h"
+#include "job/backup-offline.h"
 #include "job/bind.h"
 #include "job/identity.h"
 #include "job/reconcile.h"
@@ -36,12 +36,12 @@ vmb_backup_result_free(VmbBackupResult *result)
 /* ---- letting go ---- */
 
 /* The journal may go once nothing that it names is left. */
-static void
-clear_journal_after_rollback(VmbBackupRun *run)
+void
+vmb_backup_clear_journal(VmbBackupRun *run)
 {
     g_autoptr(GError) error = NULL;
     gboolean exists = TRUE;
-    if (!run->journal_written)
+    if (!run->journal_written || run->scratch_left)
         return;
     int fd = vmb_repo_domain_fd(run->repo_domain);
     if (!vmb_checkpoint_exists(run->domain, run->checkpoint, &exists, &error) || exists)
@@ -51,6 +51,7 @@ clear_journal_after_rollback(VmbBackupRun *run)
                                      : vmb_journal_clear(fd, &error);
     if (!ok)
         vmb_warning("%s; the next run tidies up", error->message);
+    run->journal_written = !ok;
 }
 
 void
@@ -62,15 +63,16 @@ vmb_backup_run_clear(VmbBackupRun *run)
         run->scratch->keep = TRUE;
     }
     g_clear_pointer(&run->watch, vmb_scratch_watch_free);
-    g_clear_pointer(&run->job, vmb_backup_job_free);
     g_clear_pointer(&run->target_watch, vmb_target_watch_free);
+    g_clear_pointer(&run->job, vmb_backup_job_free);
     g_clear_pointer(&run->guard, vmb_guard_free);
     if (run->scratch != NULL && !run->scratch->keep)
         run->scratch_left = !vmb_scratch_remove(run->scratch);
     g_clear_pointer(&run->scratch, vmb_scratch_free);
     g_clear_pointer(&run->transaction, vmb_transaction_free);
-    if (run->published == VMB_UNPUBLISHED && ended && !run->scratch_left)
-        clear_journal_after_rollback(run);
+    if (run->published == VMB_UNPUBLISHED && ended)
+        vmb_backup_clear_journal(run);
+    g_clear_pointer(&run->offline, vmb_offline_free);
     g_clear_pointer(&run->job_disks, g_free);
     g_clear_pointer(&run->nonce, g_free);
     g_clear_pointer(&run->checkpoint, g_free);
@@ -110,11 +112,6 @@ find_domain(VmbBackupRun *run, const char *name, GError **error)
     run->result->domain = g_strdup(vmb_domain_name(run->domain));
     run->result->uuid = g_strdup(vmb_domain_uuid(run->domain));
     run->was_paused = state.paused;
-    if (!state.active)
-        return vmb_error_set(error, VMB_ERROR_DOMAIN,
-                             "domain %s is shut off, and only running domains can be backed up; "
-                             "nothing was changed. Start it (`virsh start %s`) and run the backup "
-                             "again", run->result->domain, run->result->domain);
     return TRUE;
 }
 
@@ -148,7 +145,9 @@ reconcile(VmbBackupRun *run, GError **error)
         !vmb_reconcile(run->repo_domain, run->domain, run->points, run->reasons, &run->stale,
                        error))
         return FALSE;
-    if (!vmb_domain_active_job(run->domain, NULL, &ours, &what, error))
+    VmbDomainState state;
+    if (!vmb_domain_state(run->domain, &state, error) ||
+        (state.active && !vmb_domain_active_job(run->domain, NULL, &ours, &what, error)))
         return FALSE;
     if (what != NULL)
         return vmb_error_set(error, VMB_ERROR_LOCKED,
@@ -157,13 +156,19 @@ reconcile(VmbBackupRun *run, GError **error)
     return vmb_fault_point("backup-reconciled", error);
 }
 
-static gboolean
-inspect(VmbBackupRun *run, GError **error)
+gboolean
+vmb_backup_inspect(VmbBackupRun *run, GError **error)
 {
     run->info = vmb_domain_inspect(run->domain, error);
     if (run->info == NULL)
         return FALSE;
     vmb_bind_disks(run->info, run->points);
+    return TRUE;
+}
+
+gboolean
+vmb_backup_plan(VmbBackupRun *run, GError **error)
+{
     if (!vmb_redefine_checkpoints(vmb_repository_id(run->repository), run->domain, run->info,
                                   run->points, run->reasons, error))
         return FALSE;
@@ -214,8 +219,8 @@ ask_guest(VmbBackupRun *run)
                        "%s: no facts from the guest: %s", run->result->domain, error->message);
 }
 
-static gboolean
-stage_config(VmbBackupRun *run, GError **error)
+gboolean
+vmb_backup_stage(VmbBackupRun *run, GError **error)
 {
     run->transaction = vmb_transaction_begin(run->repo_domain, error);
     if (run->transaction == NULL || !begin_manifest(run, error))
@@ -227,8 +232,8 @@ stage_config(VmbBackupRun *run, GError **error)
 
 /* ---- the whole ---- */
 
-static gboolean
-check_cancelled(VmbBackupRun *run, GError **error)
+gboolean
+vmb_backup_check_cancelled(VmbBackupRun *run, GError **error)
 {
     return !g_cancellable_is_cancelled(run->stop) ||
            vmb_error_set(error, VMB_ERROR_CANCELLED,
@@ -237,13 +242,26 @@ check_cancelled(VmbBackupRun *run, GError **error)
 }
 
 static gboolean
+run_running(VmbBackupRun *run, GError **error)
+{
+    return vmb_backup_inspect(run, error) && vmb_backup_plan(run, error) &&
+           vmb_backup_stage(run, error) && vmb_backup_check_cancelled(run, error) &&
+           vmb_backup_start_job(run, error) && vmb_backup_check_cancelled(run, error) &&
+           vmb_backup_read_disks(run, error) && vmb_backup_check_cancelled(run, error) &&
+           vmb_backup_publish(run, error);
+}
+
+static gboolean
 run_steps(VmbBackupRun *run, const char *name, GError **error)
 {
-    return find_domain(run, name, error) && take_locks(run, error) && reconcile(run, error) &&
-           inspect(run, error) && stage_config(run, error) && check_cancelled(run, error) &&
-           vmb_backup_start_job(run, error) && check_cancelled(run, error) &&
-           vmb_backup_read_disks(run, error) && check_cancelled(run, error) &&
-           vmb_backup_publish(run, error);
+    VmbDomainState state;
+    gboolean started = FALSE;
+    if (!find_domain(run, name, error) || !take_locks(run, error) || !reconcile(run, error) ||
+        !vmb_domain_state(run->domain, &state, error))
+        return FALSE;
+    if (!state.active && vmb_backup_offline(run, &started, error))
+        return TRUE;
+    return (state.active || started) && run_running(run, error);
 }
 
 /* Reading fails when the job is gone: why it is gone says more. NULL: it is there, or nobody knows. */
@@ -272,7 +290,7 @@ explain_error(VmbBackupRun *run, GError **error)
         *error = cause;
     } else if (run->options->cancel != NULL && g_cancellable_is_cancelled(run->options->cancel)) {
         g_clear_error(error);
-        check_cancelled(run, error);
+        vmb_backup_check_cancelled(run, error);
     } else if (run->journal_written && run->published == VMB_UNPUBLISHED) {
         const char *why = why_job_is_gone(run);
         cause = g_error_new((*error)->domain, (*error)->code,

@@ -45,5 +45,5 @@ VmbBackupResult *vmb_backup_domain(const VmbBackupOptions *options, const char *
 void vmb_backup_domains(const VmbBackupOptions *options, const char *const *domains, guint jobs,
                         void (*done)(const VmbBackupResult *result, gpointer data), gpointer data);
 
-/* Names of the domains that --all means: the active ones. GPtrArray of char *. */
-GPtrArray *vmb_backup_all_domains(const char *uri, GError **error);
+/* Names of all domains, or of the active ones. GPtrArray of char *. */
+GPtrArray *vmb_backup_all_domains(const char *uri, gboolean active_only, GError **error);

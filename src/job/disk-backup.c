@@ -526,3 +526,22 @@ vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *entry, guint64 *co
     *contradicted = backup->compare ? 0 : disk.contradicted * VMB_BLOCK_SIZE;
     return ok;
 }
+
+gboolean
+vmb_disk_backup_nothing(const VmbDiskBackup *backup, VmbManifestDisk *entry, GError **error)
+{
+    Disk disk = {.backup = backup, .size = vmb_round_up(backup->size, 512)};
+    VmbQcow2WriterOptions image = {disk.size, backup->compress_level != VMB_COMPRESS_NONE,
+                                   backup->backing_file, backup->label};
+    g_autoptr(VmbQcow2Writer) writer = vmb_qcow2_writer_new(backup->image_fd, &image, error);
+    if (writer == NULL)
+        return FALSE;
+    g_autoptr(VmbDigestWriter) digests =
+        vmb_digest_writer_new(backup->digests_fd, backup->size, backup->label, error);
+    if (digests == NULL)
+        return FALSE;
+    disk.writer = writer;
+    disk.digests = digests;
+    vmb_progress_advance(backup->progress, disk.size, 0);
+    return finish(&disk, entry, error);
+}

@@ -33,6 +33,11 @@ typedef struct {
 gboolean vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *disk, guint64 *contradicted,
                          GError **error);
 
+/* The same for a disk that is known not to have changed: nothing is read, and an empty increment is written.
+ * Fills @disk. */
+gboolean vmb_disk_backup_nothing(const VmbDiskBackup *backup, VmbManifestDisk *disk,
+                                 GError **error);
+
 /* What to do with each block of a window; pure, for tests. @actions: @n_blocks bytes. @extents: the
  * merged extents of [offset, offset + n_blocks * 64 KiB), clamped to the disk. From @dirty_from on
  * everything counts as dirty; from @suspect_from on what is clean and not zero is read as well.

@@ -3,6 +3,7 @@
 #include "job/plan.h"
 #include "job/chain-files.h"
 #include "util/error.h"
+#include "virt/bitmap-state.h"
 #include "virt/checkpoint.h"
 
 #include <string.h>
@@ -118,6 +119,7 @@ make_full(VmbPlanDisk *disk, VmbReasonCode reason)
     disk->reason = reason;
     disk->parent = NULL;
     disk->parent_disk = NULL;
+    disk->unchanged = FALSE;
 }
 
 /* What no comparison can mend; VMB_N_REASONS if there is a parent to build on. *@detail may get a
@@ -175,6 +177,7 @@ do_without_bitmap(const VmbBackupOptions *options, VmbPlanDisk *disk, GPtrArray 
     } else {
         disk->method = VMB_METHOD_COMPARE;
         disk->reason = reason;
+        disk->unchanged = FALSE;
     }
 }
 
@@ -182,6 +185,7 @@ do_without_bitmap(const VmbBackupOptions *options, VmbPlanDisk *disk, GPtrArray 
 typedef struct {
     const VmbBackupOptions *options;
     VmbDomain *domain;
+    gboolean offline;
     const char *name;
     GPtrArray *points;
     VmbPlan *plan;
@@ -236,6 +240,38 @@ validate_checkpoints(Planning *planning, GError **error)
             return FALSE;
     }
     return TRUE;
+}
+
+/* Nobody has the images of a shut-off domain open, so that they themselves can be asked. */
+static void
+look_at_stored_bitmaps(Planning *planning)
+{
+    for (guint i = 0; i < planning->plan->disks->len; i++) {
+        VmbPlanDisk *disk = planning->plan->disks->pdata[i];
+        if (disk->method != VMB_METHOD_BITMAP)
+            continue;
+        const VmbDiskLayer *active = disk->info->layers->pdata[0];
+        VmbBitmapState state;
+        vmb_bitmap_state_read(active->path, disk->parent_disk->checkpoint, &state);
+        disk->method = VMB_METHOD_OFFLINE;
+        disk->clean = state.clean;
+        if (state.usable)
+            continue;
+        g_free(planning->details->pdata[i]);
+        planning->details->pdata[i] = state.why;
+        do_without_bitmap(planning->options, disk, planning->points, planning->name,
+                          VMB_REASON_BITMAP_UNUSABLE, (char **)&planning->details->pdata[i]);
+    }
+}
+
+/* Its newest point was made while it was shut off as well, and nobody has written to it since. */
+static gboolean
+is_unchanged(const Planning *planning, const VmbPlanDisk *disk)
+{
+    VmbConsistency consistency = disk->parent->manifest->consistency;
+    return planning->offline && disk->parent_disk->size == disk->info->size &&
+           (consistency == VMB_CONSISTENCY_OFFLINE || consistency == VMB_CONSISTENCY_PAUSED) &&
+           vmb_source_layers_unchanged(disk->parent_disk->layers, disk->layers);
 }
 
 static gboolean
@@ -307,6 +343,11 @@ plan_disk(const Planning *planning, const VmbDiskInfo *info, char **detail)
         make_full(disk, disk->reason);
         return disk;
     }
+    if (is_unchanged(planning, disk)) {
+        disk->method = VMB_METHOD_OFFLINE;
+        disk->unchanged = TRUE;
+        return disk;
+    }
     VmbReasonCode reason = why_no_bitmap(disk, detail);
     if (reason != VMB_N_REASONS)
         do_without_bitmap(planning->options, disk, planning->points, planning->name, reason,
@@ -341,12 +382,16 @@ vmb_plan_new(const VmbBackupOptions *options, VmbDomain *domain, const VmbDomain
 {
     g_autoptr(VmbPlan) plan = g_new0(VmbPlan, 1);
     g_autoptr(GPtrArray) details = g_ptr_array_new_with_free_func(g_free);
-    Planning planning = {options, domain, vmb_domain_name(domain), points, plan, details};
+    Planning planning = {options, domain, info->offline, vmb_domain_name(domain), points, plan, details};
     plan->disks = g_ptr_array_new_with_free_func((GDestroyNotify)plan_disk_free);
     plan->skipped = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_skipped_disk_free);
     if (!check_targets(info, options->disks, planning.name, error) ||
         !check_targets(info, options->exclude, planning.name, error) ||
-        !plan_disks(&planning, info, reasons, error) || !validate_checkpoints(&planning, error))
+        !plan_disks(&planning, info, reasons, error))
+        return NULL;
+    if (info->offline)
+        look_at_stored_bitmaps(&planning);
+    else if (!validate_checkpoints(&planning, error))
         return NULL;
     for (guint i = 0; i < plan->disks->len; i++) {
         report_renamed(plan->disks->pdata[i], planning.name, reasons);

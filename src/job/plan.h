@@ -11,11 +11,14 @@
 typedef struct {
     const VmbDiskInfo *info;   /* borrowed from the plan's domain info */
     VmbLevel level;
-    VmbMethod method;          /* compare is an incremental that reads the whole disk */
+    VmbMethod method;          /* compare is an incremental that reads the whole disk; offline is one by
+                                * bitmap of a shut-off domain */
     VmbReasonCode reason;      /* why full or compared; VMB_N_REASONS for one by bitmap */
     GPtrArray *layers;         /* VmbSourceLayer now */
     VmbPoint *parent;          /* borrowed from the points; NULL for a full */
     const VmbManifestDisk *parent_disk;
+    gboolean unchanged;        /* offline: the image is just as it was for the parent, and is not read */
+    gboolean clean;            /* offline: its bitmap says that nothing has changed */
 } VmbPlanDisk;
 
 typedef struct {

@@ -93,18 +93,31 @@ static gboolean
 same_unchanged(const VmbSourceLayer *a, const VmbSourceLayer *b)
 {
     return a->header_digest != NULL && g_strcmp0(a->path, b->path) == 0 &&
-           a->inode == b->inode && a->size == b->size && a->mtime_ns == b->mtime_ns &&
+           a->inode == b->inode && same_birth(a, b) && a->size == b->size &&
+           a->mtime_ns == b->mtime_ns &&
            g_strcmp0(a->format, b->format) == 0 &&
            g_strcmp0(a->header_digest, b->header_digest) == 0;
+}
+
+static gboolean
+all_unchanged(const GPtrArray *before, const GPtrArray *now, guint from)
+{
+    if (before->len != now->len)
+        return FALSE;
+    for (guint i = from; i < now->len; i++)
+        if (!same_unchanged(before->pdata[i], now->pdata[i]))
+            return FALSE;
+    return TRUE;
+}
+
+gboolean
+vmb_source_layers_unchanged(const GPtrArray *before, const GPtrArray *now)
+{
+    return now->len > 0 && all_unchanged(before, now, 0);
 }
 
 gboolean
 vmb_source_layers_same_below(const GPtrArray *before, const GPtrArray *now)
 {
-    if (before->len != now->len)
-        return FALSE;
-    for (guint i = 1; i < now->len; i++)
-        if (!same_unchanged(before->pdata[i], now->pdata[i]))
-            return FALSE;
-    return TRUE;
+    return all_unchanged(before, now, 1);
 }

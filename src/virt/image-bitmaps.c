@@ -2,6 +2,8 @@
 /* The dirty bitmaps that qcow2 images hold: listing them from the file, and removing one from an
  * image that nobody has open. */
 #include "virt/image-bitmaps.h"
+#include "virt/image-edit.h"
+#include "virt/image-lock.h"
 #include "image/qcow2-format.h"
 #include "util/error.h"
 #include "util/fsio.h"
@@ -208,6 +210,10 @@ gboolean
 vmb_image_bitmap_remove(const char *path, const char *name, GError **error)
 {
     g_autofree char *text = NULL;
+    g_autoptr(VmbImageEditor) editor =
+        vmb_image_has_leases(path) ? vmb_image_editor_new(NULL) : NULL;
+    if (editor != NULL)
+        return vmb_image_editor_remove(editor, path, name, error);
     g_autoptr(GSubprocessLauncher) launcher = g_subprocess_launcher_new(
         G_SUBPROCESS_FLAGS_STDOUT_SILENCE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
     g_subprocess_launcher_setenv(launcher, "LC_ALL", "C", TRUE);

@@ -22,6 +22,8 @@ gboolean vmb_image_bitmaps_have(const GPtrArray *bitmaps, const char *name);
  * the image, what is below it. GPtrArray of char *. Nothing but headers is read. */
 GPtrArray *vmb_image_bitmaps_chain(const char *path);
 
-/* `qemu-img bitmap --remove`, under QEMU's own locks: it fails, without having changed anything, when
- * another process has the image open. The image must not belong to a running domain. */
+/* Fails, without having changed anything, when another process has the image open. A domain that is started
+ * at this moment waits for it (see virt/image-edit.h); only where the file system knows no leases it is
+ * done by `qemu-img bitmap --remove`, whose lock would make that start fail. The image must not belong
+ * to a running domain. */
 gboolean vmb_image_bitmap_remove(const char *path, const char *name, GError **error);

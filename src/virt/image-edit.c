@@ -3,6 +3,7 @@
 #include "virt/image-edit.h"
 #include "util/child.h"
 #include "util/error.h"
+#include "util/fault.h"
 #include "util/fsio.h"
 #include "util/json.h"
 
@@ -273,7 +274,8 @@ edit_open_image(VmbImageEditor *editor, const Edit *edit, GError **error)
     g_autoptr(GError) late = NULL;
     if (!open_image(editor, error))
         return FALSE;
-    gboolean done = change_bitmap(editor, edit->name, edit->add, error);
+    gboolean done = vmb_fault_point("image-open-alone", error) &&
+                    change_bitmap(editor, edit->name, edit->add, error);
     return close_image(editor, done ? error : &late) && done;
 }
 

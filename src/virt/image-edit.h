@@ -20,7 +20,7 @@ typedef gboolean (*VmbImageEditCheck)(int fd, gboolean changed, gpointer user, G
 
 /* Adds a persistent, recording bitmap of 64 KiB granularity to the qcow2 image at @path. @check may be
  * NULL. Errors: VMB_ERROR_LOCKED if the file is open somewhere or its file system has no leases: then
- * nothing was changed; VMB_ERROR_FAILED. */
+ * nothing was changed; VMB_ERROR_FAILED. Fault point image-open-alone. */
 gboolean vmb_image_editor_add(VmbImageEditor *editor, const char *path, const char *name,
                               VmbImageEditCheck check, gpointer user, GError **error);
 /* Removes the bitmap @name, also a broken one. Errors: as above. */
