@@ -28,7 +28,11 @@ static const VmbVerb verbs[] = {
      "  vmbackup -r /backup restore web01/20261121 --to /restore --name web02 --start\n",
      vmb_verb_restore},
     {"doctor", "say what stands in the way of incremental backups", "[DOMAIN]...",
-     "  vmbackup -r /backup doctor web01\n", vmb_verb_doctor},
+     "  vmbackup -r /backup doctor web01\n"
+     "  vmbackup -r /backup doctor --repair\n", vmb_verb_doctor},
+    {"release", "take all checkpoints off a domain", "DOMAIN",
+     "  vmbackup -r /backup release web01\n"
+     "  vmbackup release web01 --repository-id 4f1d0c22\n", vmb_verb_release},
     {NULL},
 };
 

@@ -10,3 +10,4 @@ int vmb_verb_show(VmbCommand *command);
 int vmb_verb_verify(VmbCommand *command);
 int vmb_verb_restore(VmbCommand *command);
 int vmb_verb_doctor(VmbCommand *command);
+int vmb_verb_release(VmbCommand *command);

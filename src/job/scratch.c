@@ -92,6 +92,14 @@ vmb_scratch_free(VmbScratch *scratch)
 }
 
 gboolean
+vmb_scratch_is_of_run(const char *directory, const char *nonce)
+{
+    g_autofree char *name = g_path_get_basename(directory);
+    g_autofree char *expected = g_strdup_printf(DIR_PREFIX "%.*s", NONCE_CHARS, nonce);
+    return strlen(nonce) >= NONCE_CHARS && strcmp(name, expected) == 0;
+}
+
+gboolean
 vmb_scratch_remove_leftover(const char *directory, GError **error)
 {
     g_autofree char *name = g_path_get_basename(directory);

@@ -37,6 +37,9 @@ gboolean vmb_scratch_check_space(const VmbScratch *scratch, const VmbPlan *plan,
 gboolean vmb_scratch_create(const VmbScratch *scratch, const VmbPlan *plan,
                             const VmbDomainInfo *info, GError **error);
 
+/* TRUE if @directory has the name that a run with this @nonce gives its directories. */
+gboolean vmb_scratch_is_of_run(const char *directory, const char *nonce);
+
 /* Removes the directories of a dead run, if their names are ones that we make. */
 gboolean vmb_scratch_remove_leftover(const char *directory, GError **error);
 

@@ -94,3 +94,25 @@ vmb_backup_xml_active(VmbDomain *domain, gboolean *active, char **socket, GError
     *socket = vmb_xml_attribute(server, "socket");
     return TRUE;
 }
+
+char *
+vmb_backup_xml_scratch(VmbDomain *domain)
+{
+    VMB_DOMAIN_CALL(domain);
+    char *raw = virDomainBackupGetXMLDesc(vmb_domain_handle(domain), 0);
+    g_autoptr(VmbXml) document =
+        raw != NULL ? vmb_xml_parse(raw, "domainbackup", "the XML of the backup job",
+                                    VMB_ERROR_FAILED, NULL)
+                    : NULL;
+    free(raw);
+    if (document == NULL)
+        return NULL;
+    xmlNode *disks = vmb_xml_child(xmlDocGetRootElement(document), "disks");
+    for (xmlNode *disk = vmb_xml_child(disks, "disk"); disk != NULL;
+         disk = vmb_xml_next(disk, "disk")) {
+        char *path = vmb_xml_attribute(vmb_xml_child(disk, "scratch"), "file");
+        if (path != NULL)
+            return path;
+    }
+    return NULL;
+}

@@ -70,8 +70,7 @@ USAGE = [
     (("init", "/backup"), "unexpected argument '/backup'"),
     (("show",), "missing argument: vmbackup show DOMAIN/POINT"),
     (("show", "a/b", "c/d"), "unexpected argument 'c/d'"),
-    (("backup",), "name a domain, or give --all or --running"),
-    (("backup", "--running", "web01"), "exclude each other"),
+    (("backup",), "name a domain, or give --all"),
     (("backup", "--all", "web01"), "exclude each other"),
     (("backup", "web01", "--level", "differential"), "none of auto, full, incremental"),
     (("backup", "web01", "--level"), "needs a value"),
@@ -96,6 +95,11 @@ USAGE = [
     (("restore", "web01/latest", "--to", "/x", "--allow="), "empty"),
     (("verify", "--jobs=65"), "from 1 to 64"),
     (("doctor", "--scratch-dir"), "needs a value"),
+    (("release",), "missing argument: vmbackup release DOMAIN"),
+    (("release", "web01", "db01"), "unexpected argument 'db01'"),
+    (("release", "web01", "--repository-id", "4f1d0c2"), "8 or 32 hexadecimal digits"),
+    (("release", "web01", "--repository-id", "4f1d0c2x"), "8 or 32 hexadecimal digits"),
+    (("-r", "/backup", "release", "web01", "--repository-id", "4f1d0c22"), "excludes --repo"),
 ]
 
 
@@ -235,7 +239,8 @@ def test_precedence(t):
 def test_libvirt_unreachable(t):
     repo = repository(t)
     before = snapshot(repo)
-    for args in (("backup", "web01"), ("backup", "--all"), ("doctor",)):
+    for args in (("backup", "web01"), ("backup", "--all"), ("doctor",), ("doctor", "--repair"),
+                 ("release", "web01"), ("release", "-n", "web01")):
         one_line(t, Tool(t, repo=repo).run("-c", NO_LIBVIRT, *args).expect(20))
     result = Tool(t, repo=repo).run("-c", NO_LIBVIRT, "backup", "web01", "db01", "--json")
     lines = result.expect(20).json_lines
