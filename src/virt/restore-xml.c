@@ -46,8 +46,8 @@ point_disk_at(xmlNode *disk, const VmbRestoreXmlDisk *ours)
     xmlAddNextSibling(driver, source);
 }
 
-/* A drive whose medium is not on this host becomes an empty one. FALSE: the disk cannot be empty
- * and has to go. */
+/* A drive whose medium is not on this host becomes an empty one, which is one of files: some other
+ * types are more than a medium. FALSE: the disk cannot be empty and has to go. */
 static gboolean
 settle_medium(xmlNode *disk)
 {
@@ -55,8 +55,10 @@ settle_medium(xmlNode *disk)
     for (gsize i = 0; i < G_N_ELEMENTS(old); i++)
         vmb_node_remove_children(disk, old[i]);
     xmlNode *source = vmb_node_child(disk, "source");
-    if (source == NULL)
+    if (source == NULL) {
+        vmb_node_set(disk, "type", "file");
         return TRUE;
+    }
     g_autofree char *file = vmb_node_get(source, "file");
     g_autofree char *device = vmb_node_get(source, "dev");
     const char *path = file != NULL ? file : device;
@@ -64,6 +66,7 @@ settle_medium(xmlNode *disk)
         return TRUE;
     if (!g_file_test(path, G_FILE_TEST_EXISTS)) {
         vmb_node_remove(source);
+        vmb_node_set(disk, "type", "file");
         return vmb_node_has_value(disk, "device", "cdrom") ||
                vmb_node_has_value(disk, "device", "floppy");
     }

@@ -340,6 +340,17 @@ test_media(void)
     g_autofree char *empty = rewrite(lost, &options);
     assert_lacks(empty, "<source");
     assert_has(empty, "dev=\"sda\"");
+    /* Whatever it was: an empty drive of another type would be more than that. */
+    static const char *const odd[] = {"<source dev='/nowhere/x'/>", "<source file=''/>", ""};
+    for (gsize i = 0; i < G_N_ELEMENTS(odd); i++) {
+        g_autofree char *strange = g_strdup_printf(
+            "<domain type='kvm'><devices><disk type='vhostuser' device='cdrom'>%s<target "
+            "dev='sda'/><readonly/></disk></devices></domain>",
+            odd[i]);
+        g_autofree char *tamed = rewrite(strange, &options);
+        assert_lacks(tamed, "vhostuser");
+        assert_lacks(tamed, "<source");
+    }
     g_autofree char *disk = with_cdrom("/nowhere/x.iso", "device='disk'");
     g_autofree char *gone = rewrite(disk, &options);
     assert_lacks(gone, "<disk");
