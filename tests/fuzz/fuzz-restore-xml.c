@@ -176,6 +176,20 @@ check_domain(const char *xml, gboolean logs)
     }
 }
 
+/* But for white space, which is laid out anew around what is no element. */
+static gboolean
+is_same(const char *a, const char *b)
+{
+    for (;; a++, b++) {
+        while (g_ascii_isspace(*a))
+            a++;
+        while (g_ascii_isspace(*b))
+            b++;
+        if (*a != *b || *a == '\0')
+            return *a == *b;
+    }
+}
+
 /* TRUE if the rewriting was not refused. */
 static gboolean
 try(const guint8 *data, gsize length)
@@ -208,7 +222,7 @@ try(const guint8 *data, gsize length)
     g_autofree char *again = vmb_restore_xml(result, &options, &error);
     FUZZ_CHECK(again != NULL);
     if (!options.new_identity && strstr(result, "genid") == NULL)
-        FUZZ_CHECK(strcmp(result, again) == 0);
+        FUZZ_CHECK(is_same(result, again));
     return TRUE;
 }
 
