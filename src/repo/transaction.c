@@ -39,6 +39,37 @@ vmb_transaction_remove_leftover(VmbRepoDomain *domain, GError **error)
     return remove_staging(domain->fd, directory, error);
 }
 
+static void
+staged_file_free(VmbStagedFile *file)
+{
+    vmb_fd_clear(&file->fd);
+    g_free(file->name);
+    g_free(file);
+}
+
+static gboolean
+keep_open(VmbTransaction *transaction, const char *name, int fd, GError **error)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (copy < 0)
+        return vmb_error_errno(error, errno, "cannot keep %s/%s open", transaction->label, name);
+    VmbStagedFile *file = g_new0(VmbStagedFile, 1);
+    file->name = g_strdup(name);
+    file->fd = copy;
+    g_ptr_array_add(transaction->files, file);
+    return TRUE;
+}
+
+static gboolean
+remove_file(VmbTransaction *transaction, const char *name, GError **error)
+{
+    for (guint i = 0; i < transaction->files->len; i++)
+        if (strcmp(((VmbStagedFile *)transaction->files->pdata[i])->name, name) == 0)
+            g_ptr_array_remove_index(transaction->files, i--);
+    return vmb_fs_unlink(transaction->fd, name, 0) == 0 ||
+           vmb_error_errno(error, errno, "cannot remove %s/%s", transaction->label, name);
+}
+
 void
 vmb_transaction_free(VmbTransaction *transaction)
 {
@@ -46,6 +77,7 @@ vmb_transaction_free(VmbTransaction *transaction)
     if (transaction == NULL)
         return;
     vmb_fd_clear(&transaction->fd);
+    g_clear_pointer(&transaction->files, g_ptr_array_unref);
     if (!transaction->moved && transaction->domain_fd >= 0 &&
         !remove_staging(transaction->domain_fd, transaction->label, &error))
         vmb_warning("%s; the next backup of the domain removes it", error->message);
@@ -61,6 +93,7 @@ vmb_transaction_begin(VmbRepoDomain *domain, GError **error)
     g_autoptr(VmbTransaction) transaction = g_new0(VmbTransaction, 1);
     g_autofree char *directory = vmb_layout_path(domain->repository_path, domain->uuid, NULL);
     transaction->fd = -1;
+    transaction->files = g_ptr_array_new_with_free_func((GDestroyNotify)staged_file_free);
     transaction->uuid = g_strdup(domain->uuid);
     transaction->label = g_build_filename(directory, VMB_LAYOUT_STAGING, NULL);
     transaction->domain_fd = fcntl(domain->fd, F_DUPFD_CLOEXEC, 3);
@@ -92,10 +125,12 @@ create(VmbTransaction *transaction, const char *name, GError **error)
 {
     g_auto(VmbFd) fd = vmb_fs_open_beneath(transaction->fd, name, O_RDWR | O_CREAT | O_EXCL, 0600,
                                            transaction->label, error);
-    if (fd >= 0 && fchmod(fd, 0600) < 0) {
+    if (fd >= 0 && vmb_fs_make_private(fd) < 0) {
         vmb_error_errno(error, errno, "cannot set the mode of %s/%s", transaction->label, name);
         return -1;
     }
+    if (fd < 0 || !keep_open(transaction, name, fd, error))
+        return -1;
     return vmb_fd_steal(&fd);
 }
 
@@ -111,8 +146,7 @@ vmb_transaction_create(VmbTransaction *transaction, const char *name, GError **e
 gboolean
 vmb_transaction_discard(VmbTransaction *transaction, const char *name, GError **error)
 {
-    return unlinkat(transaction->fd, name, 0) == 0 ||
-           vmb_error_errno(error, errno, "cannot remove %s/%s", transaction->label, name);
+    return remove_file(transaction, name, error);
 }
 
 gboolean
@@ -149,7 +183,7 @@ vmb_transaction_add_file(VmbTransaction *transaction, VmbManifest *manifest, con
     if (fd < 0)
         return FALSE;
     if (!vmb_fs_pwrite(fd, content, length, 0, label, error)) {
-        unlinkat(transaction->fd, name, 0);
+        remove_file(transaction, name, NULL);
         return FALSE;
     }
     vmb_digest_block(hasher, content, length, digest);
@@ -199,7 +233,7 @@ vmb_transaction_copy_file(VmbTransaction *transaction, VmbManifest *manifest, co
     if (to < 0)
         return FALSE;
     if (!copy_content(fd, origin != NULL ? origin : name, to, label, &size, digest, error)) {
-        unlinkat(transaction->fd, name, 0);
+        remove_file(transaction, name, NULL);
         return FALSE;
     }
     add_to_manifest(manifest, name, role, origin, size, digest);
