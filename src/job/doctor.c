@@ -275,6 +275,28 @@ check_job(VmbDoctor *doctor, VmbRepoDomain *repo_domain)
         say(doctor, VMB_DOCTOR_PROBLEM, NULL, "job", "busy, a backup would be refused: %s", what);
 }
 
+/* Its images are read without it. */
+static void
+check_shut_off(VmbDoctor *doctor, GPtrArray *points)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(VmbDomainInfo) info = vmb_domain_inspect(doctor->domain, &error);
+    if (info == NULL) {
+        say(doctor, VMB_DOCTOR_PROBLEM, NULL, "domain", "%s", error->message);
+        return;
+    }
+    say(doctor, VMB_DOCTOR_OK, NULL, "domain",
+        "it is shut off; a backup reads its images, and neither starts it nor hinders its start");
+    for (guint i = 0; i < info->disks->len; i++) {
+        const VmbDiskInfo *disk = info->disks->pdata[i];
+        if (disk->offline_why != NULL && disk->device != VMB_DEVICE_CDROM &&
+            disk->device != VMB_DEVICE_FLOPPY && !disk->readonly)
+            say(doctor, VMB_DOCTOR_PROBLEM, disk->target, "disk",
+                "it can only be backed up while the domain runs: %s", disk->offline_why);
+    }
+    check_disks(doctor, info, points);
+}
+
 static void
 check_domain(VmbDoctor *doctor)
 {
@@ -290,9 +312,7 @@ check_domain(VmbDoctor *doctor)
     g_autoptr(GPtrArray) points = known_points(doctor, &repo_domain);
     vmb_doctor_leftovers(doctor, repo_domain, points);
     if (!state.active) {
-        VmbDoctorLine *line = say(doctor, VMB_DOCTOR_NOTE, NULL, "domain",
-                                  "it is shut off, and only running domains can be backed up");
-        line->advice = g_strdup_printf("virsh start %s", doctor->name);
+        check_shut_off(doctor, points);
         return;
     }
     check_job(doctor, repo_domain);

@@ -48,14 +48,17 @@ def nothing_changed(t, box, tool):
 
 
 @tap.test
-def test_all_means_the_running_ones(t):
+def test_all_and_the_running_ones(t):
     box = setup(t)
     tool = box.tool("repo-all")
-    lines = tool.json_lines("backup", "--all", "--jobs", "2")
+    lines = tool.json_lines("backup", "--running", "--jobs", "2")
     t.equal(sorted(l["domain"] for l in lines if l["type"] == "domain"), ["alpha", "beta"])
     t.equal(lines[-1]["type"], "summary")
     t.equal(lines[-1]["succeeded"], 2)
+    lines = tool.json_lines("backup", "--all", "--jobs", "3")
+    t.equal(sorted(l["domain"] for l in lines if l["type"] == "domain"), ["alpha", "beta", "gamma"])
     points = {p["domain"]: p for p in tool.json("list")["points"]}
+    t.equal(points["gamma"]["consistency"], "offline")
     t.equal(points["alpha"]["consistency"], "filesystem")
     t.equal(points["beta"]["consistency"], "paused")
     t.ok(not box.paused.is_running(), "the paused domain was resumed")
@@ -68,10 +71,11 @@ def test_one_failing_domain_does_not_stop_the_others(t):
     tool = box.tool("repo-some")
     result = tool.run("backup", "nobody", "gamma", "alpha", "beta")
     t.equal(result.status, 3)
-    result.says("nobody", "gamma is shut off")
-    t.equal(sorted(p["domain"] for p in tool.json("list")["points"]), ["alpha", "beta"])
+    result.says("nobody")
+    t.equal(sorted(p["domain"] for p in tool.json("list")["points"]), ["alpha", "beta", "gamma"])
     tool.ok("backup", "alpha", "alpha")
     t.equal(len(tool.json("list", "alpha")["points"]), 2)
+    t.ok(not box.off.is_active(), "the domain that is off was started")
 
 
 @tap.test
@@ -80,7 +84,7 @@ def test_wrong_input_changes_nothing(t):
     tool = box.tool("repo-wrong")
     for status, words, says in (
             (21, ["backup", "nobody"], ["nobody"]),
-            (21, ["backup", "gamma"], ["shut off", "virsh start gamma"]),
+            (2, ["backup", "--running", "alpha"], ["--running"]),
             (2, ["backup", "alpha", "--disk", "vdz"], ["vdz", "domblklist"]),
             (2, ["backup", "alpha", "--exclude-disk", "vdz"], ["vdz"]),
             (21, ["backup", "alpha", "--exclude-disk", "vda,vdb"], ["no disk"]),
@@ -175,7 +179,8 @@ def test_doctor(t):
     t.contains(about("delta", "disk", "vda")[0]["advice"], "qemu-img convert")
     t.contains(about("delta", "disk", "vdb")[0]["advice"], "compat=1.1")
     t.equal(about("delta", "disk", "vdc")[0]["grade"] != "problem", True)
-    t.ok(about("gamma", "domain")[0]["advice"], "no advice on a domain that is off")
+    t.equal(about("gamma", "domain")[0]["grade"], "ok", "a domain that is off")
+    t.ok(about("gamma", "disk", "vda"), "no word on the disk of a domain that is off")
     t.ok(any(l["topic"] == "scratch" for l in lines), "nothing on the scratch directory")
     text = tool.run("doctor", "delta")
     t.contains(text.out, "vdb")
