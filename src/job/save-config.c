@@ -4,6 +4,7 @@
 #include "util/error.h"
 #include "util/fault.h"
 #include "util/fsio.h"
+#include "util/stall.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -64,6 +65,7 @@ static gboolean
 check_tpm_size(const char *directory, GError **error)
 {
     guint64 total = 0;
+    g_auto(VmbIoMark) mark = vmb_io_mark();
     g_autoptr(GDir) dir = g_dir_open(directory, 0, error);
     const char *name;
     while (dir != NULL && (name = g_dir_read_name(dir)) != NULL) {
@@ -83,13 +85,18 @@ static GBytes *
 archive(const char *directory, GCancellable *cancel, GError **error)
 {
     g_autoptr(GBytes) output = NULL;
+    g_auto(VmbIoMark) mark = vmb_io_mark();
     g_autoptr(GSubprocess) tar = g_subprocess_new(
         G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_SILENCE, error, "tar", "-C",
         directory, "--sort=name", "--format=posix",
         "--pax-option=delete=atime,delete=ctime", "--numeric-owner", "-cf", "-", "--exclude=.lock",
         ".", NULL);
-    if (tar == NULL || !g_subprocess_communicate(tar, NULL, cancel, &output, NULL, error))
+    if (tar == NULL)
         return NULL;
+    if (!g_subprocess_communicate(tar, NULL, cancel, &output, NULL, error)) {
+        g_subprocess_force_exit(tar);
+        return NULL;
+    }
     if (!g_subprocess_get_successful(tar)) {
         vmb_error_set(error, VMB_ERROR_FAILED, "tar could not read all of it");
         return NULL;

@@ -4,6 +4,7 @@
 #include "virt/agent.h"
 #include "virt/backup-job.h"
 #include "virt/call.h"
+#include "virt/guard-parent.h"
 #include "virt/guard-protocol.h"
 #include "util/fault.h"
 #include "util/log.h"
@@ -29,6 +30,8 @@
 /* An agent that has not answered for so long will hardly do so, and nobody waits for us any more.
  */
 #define RELEASE_NS (600 * SECOND)
+/* Between two looks whether the program is being killed. */
+#define PARENT_PERIOD_MS 1000
 /* When the program died in its freeze or its begin, those calls may still be under way in the
  * daemon: for so long after its end, and while another job makes its virDomainBackupBegin() wait,
  * which libvirt gives up after 30 s. */
@@ -48,6 +51,7 @@ typedef struct {
     gboolean freeze_pending; /* nor that the guest is free again */
     gboolean releasing;      /* it is for us to release the guest */
     gboolean acted;          /* the agent's timeout is ours to reset */
+    int parent; /* process number of the program */
     gboolean parent_gone, done;
     guint64 deadline; /* of the budget */
     guint64 give_up;  /* of our attempts to release */
@@ -204,9 +208,9 @@ wait_for_word(Guard *guard)
         until = guard->next_try;
     else if (guard->armed)
         until = guard->deadline;
-    int ms = -1;
+    int ms = PARENT_PERIOD_MS;
     if (until != G_MAXUINT64)
-        ms = until > now ? (int)MIN((until - now) / 1000000 + 1, 3600000) : 0;
+        ms = until > now ? (int)MIN((until - now) / 1000000 + 1, PARENT_PERIOD_MS) : 0;
     struct pollfd pfd = {VMB_GUARD_FD, POLLIN, 0};
     if (poll(&pfd, 1, ms) > 0)
         receive(guard);
@@ -397,7 +401,7 @@ guard_clear(Guard *guard)
 int
 vmb_guard_main(int argc, char **argv)
 {
-    Guard guard = {0};
+    Guard guard = {.parent = getppid()};
     g_autoptr(GError) error = NULL;
     become_independent();
     if (!read_spec(&guard))

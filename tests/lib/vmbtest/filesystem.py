@@ -32,7 +32,7 @@ class LoopFilesystem:
         cleanup.defer(self.umount)
         os.chmod(self.path, mode)
         self._thawer = None
-        cleanup.defer(self.thaw)
+        cleanup.defer(self.go)
 
     def mount(self):
         """As the constructor does."""
@@ -57,7 +57,7 @@ class LoopFilesystem:
         if self._thawer.stdout.readline().strip() != b"frozen":
             raise process.CommandError("%s cannot be frozen" % self.path)
 
-    def thaw(self):
+    def go(self):
         """Lets them go on."""
         thawer, self._thawer = self._thawer, None
         if thawer is not None:
