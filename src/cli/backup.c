@@ -128,21 +128,12 @@ fail(const Backup *backup, const GError *error)
 static GPtrArray *
 choose_domains(const Backup *backup, GError **error)
 {
-    const char *const *named = vmb_command_operands(backup->command);
-    g_autoptr(GPtrArray) all = NULL;
-    gboolean listed = backup->all || backup->running;
-    if (listed) {
-        all = vmb_backup_all_domains(backup->job.uri, backup->running, error);
-        if (all == NULL)
-            return NULL;
-    }
-    GPtrArray *chosen = g_ptr_array_new_with_free_func(g_free);
-    for (guint i = 0; listed && i < all->len; i++)
-        g_ptr_array_add(chosen, g_strdup(g_ptr_array_index(all, i)));
-    for (guint i = 0; named[i] != NULL; i++)
-        if (!g_ptr_array_find_with_equal_func(chosen, named[i], g_str_equal, NULL))
-            g_ptr_array_add(chosen, g_strdup(named[i]));
-    g_ptr_array_add(chosen, NULL);
+    GPtrArray *chosen =
+        backup->all || backup->running
+            ? vmb_backup_all_domains(backup->job.uri, backup->running, error)
+            : vmb_backup_distinct_domains(backup->job.uri, vmb_command_operands(backup->command));
+    if (chosen != NULL)
+        g_ptr_array_add(chosen, NULL);
     return chosen;
 }
 

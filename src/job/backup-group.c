@@ -2,6 +2,7 @@
 /* Several domains, some at a time; one that fails does not stop the others. */
 #include "job/backup.h"
 #include "util/error.h"
+#include "util/log.h"
 #include "util/parallel.h"
 
 typedef struct {
@@ -53,4 +54,23 @@ vmb_backup_all_domains(const char *uri, gboolean active_only, GError **error)
 {
     g_autoptr(VmbConnection) connection = vmb_connection_open(uri, error);
     return connection != NULL ? vmb_domain_list(connection, active_only, error) : NULL;
+}
+
+GPtrArray *
+vmb_backup_distinct_domains(const char *uri, const char *const *names)
+{
+    GPtrArray *distinct = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    gboolean several = names[0] != NULL && names[1] != NULL;
+    g_autoptr(VmbConnection) connection = several ? vmb_connection_open(uri, NULL) : NULL;
+    for (guint i = 0; names[i] != NULL; i++) {
+        g_autoptr(VmbDomain) domain =
+            connection != NULL ? vmb_domain_lookup(connection, names[i], NULL) : NULL;
+        const char *key = domain != NULL ? vmb_domain_uuid(domain) : names[i];
+        if (g_hash_table_add(seen, g_strdup(key)))
+            g_ptr_array_add(distinct, g_strdup(names[i]));
+        else
+            vmb_info("%s is named twice, and backed up once", names[i]);
+    }
+    return distinct;
 }

@@ -47,3 +47,7 @@ void vmb_backup_domains(const VmbBackupOptions *options, const char *const *doma
 
 /* Names of all domains, or of the active ones. GPtrArray of char *. */
 GPtrArray *vmb_backup_all_domains(const char *uri, gboolean active_only, GError **error);
+
+/* The domains that @names (NULL-terminated) mean, each once and as it was named first: by name or by UUID is
+ * the same. What cannot be looked up stays, and is told by its own backup. GPtrArray of char *. */
+GPtrArray *vmb_backup_distinct_domains(const char *uri, const char *const *names);

@@ -66,6 +66,22 @@ def test_all_and_the_running_ones(t):
 
 
 @tap.test
+def test_named_twice(t):
+    """By name and by UUID: that is one domain, and one point."""
+    box = setup(t)
+    tool = box.tool("repo-twice")
+    for words in (("alpha", box.run.uuid), (box.run.uuid.upper(), "alpha", "alpha")):
+        lines = tool.json_lines("backup", *words, "--jobs", "2")
+        t.equal([l["domain"] for l in lines if l["type"] == "domain"], ["alpha"])
+        t.equal(lines[-1]["domains"], 1)
+    t.equal(len(tool.json("list")["points"]), 2)
+    # What is unknown is still told, and does not stop the other.
+    lines = tool.run("backup", "nobody", "alpha", "--json").expect(3).json_lines
+    t.equal([(l["domain"], l["status"]) for l in lines if l["type"] == "domain"],
+            [("nobody", "failed"), ("alpha", "ok")])
+
+
+@tap.test
 def test_one_failing_domain_does_not_stop_the_others(t):
     box = setup(t)
     tool = box.tool("repo-some")
