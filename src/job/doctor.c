@@ -397,6 +397,14 @@ names_to_check(VmbDoctor *doctor, GError **error)
     return names;
 }
 
+static void
+check_repository(VmbDoctor *doctor)
+{
+    g_autoptr(GError) error = NULL;
+    if (doctor->repository != NULL && !vmb_repository_is_at_home(doctor->repository, &error))
+        say(doctor, VMB_DOCTOR_PROBLEM, NULL, "repository", "%s", error->message);
+}
+
 GPtrArray *
 vmb_doctor(const VmbDoctorOptions *options, GError **error)
 {
@@ -417,6 +425,7 @@ vmb_doctor(const VmbDoctorOptions *options, GError **error)
     say(&doctor, VMB_DOCTOR_OK, NULL, "libvirt", "connected to %s",
         vmb_connection_uri(connection));
     check_host(&doctor);
+    check_repository(&doctor);
     g_autoptr(GPtrArray) names = names_to_check(&doctor, error);
     for (guint i = 0; names != NULL && i < names->len; i++) {
         if (g_cancellable_is_cancelled(options->cancel))

@@ -42,27 +42,21 @@ refresh(VmbRepository *repository, const VmbPlace *now)
                  error->message);
 }
 
-gboolean
-vmb_repository_check_place(VmbRepository *repository, GError **error)
+static gboolean
+judge(VmbRepository *repository, const VmbPlace *now, GError **error)
 {
-    g_autoptr(VmbPlace) now = vmb_place_look(repository->fd, repository->path, error);
-    if (now == NULL)
-        return FALSE;
     const char *path = repository->path;
     const char *before = repository->place->path;
     switch (vmb_place_judge(repository->place, now)) {
     case VMB_PLACE_SAME:
-        refresh(repository, now);
         return TRUE;
     case VMB_PLACE_OTHER_HOST:
         return vmb_error_set(
             error, VMB_ERROR_NO_REPOSITORY,
             "%s is on a disk that belonged to another host when the repository was made, so it may "
             "be a copy of that one: nothing was changed, and it can only be read. If the disk "
-            "itself "
-            "was given to this host: `vmbackup -r %s init --moved`. If it is a copy that is to go "
-            "on "
-            "beside the original: `vmbackup -r %s init --adopt`",
+            "itself was given to this host: `vmbackup -r %s init --moved`. If it is a copy that is "
+            "to go on beside the original: `vmbackup -r %s init --adopt`",
             path, path, path);
     case VMB_PLACE_COPY:
         return vmb_error_set(
@@ -74,4 +68,21 @@ vmb_repository_check_place(VmbRepository *repository, GError **error)
             path, before != NULL ? before : "another place", path, path);
     }
     g_assert_not_reached();
+}
+
+gboolean
+vmb_repository_is_at_home(VmbRepository *repository, GError **error)
+{
+    g_autoptr(VmbPlace) now = vmb_place_look(repository->fd, repository->path, error);
+    return now != NULL && judge(repository, now, error);
+}
+
+gboolean
+vmb_repository_check_place(VmbRepository *repository, GError **error)
+{
+    g_autoptr(VmbPlace) now = vmb_place_look(repository->fd, repository->path, error);
+    if (now == NULL || !judge(repository, now, error))
+        return FALSE;
+    refresh(repository, now);
+    return TRUE;
 }

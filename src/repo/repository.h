@@ -25,7 +25,9 @@ const char *vmb_repository_id(VmbRepository *repository);   /* 32 hexadecimal di
  * nothing may be backed up into it, and nothing deleted in it or in libvirt by what it says. Reading
  * needs no such check. A repository that was moved gets its new path recorded. */
 gboolean vmb_repository_check_place(VmbRepository *repository, GError **error);
-/* The same, and fails at once, with the reason, if files cannot be created there (read-only,
+/* The same, and nothing is recorded. */
+gboolean vmb_repository_is_at_home(VmbRepository *repository, GError **error);
+/* vmb_repository_check_place(), and fails at once, with the reason, if files cannot be created there (read-only,
  * permissions). */
 gboolean vmb_repository_check_writable(VmbRepository *repository, GError **error);
 

@@ -25,31 +25,12 @@ contains(const GPtrArray *names, const char *name)
 
 /* ---- single steps ---- */
 
-/* Makes libvirt's record of the checkpoint one that has just these disks. The order of <parent>s is
- * not kept: nothing depends on it. */
 static gboolean
 redefine(VmbDomain *domain, const char *name, const GPtrArray *targets, unsigned int flags,
          GError **error)
 {
-    VMB_DOMAIN_CALL(domain);
-    g_autoptr(GString) xml = g_string_new(NULL);
-    g_autofree char *head = g_markup_printf_escaped(
-        "<domaincheckpoint><name>%s</name><creationTime>%" G_GINT64_FORMAT "</creationTime><disks>",
-        name, g_get_real_time() / G_USEC_PER_SEC);
-    g_string_append(xml, head);
-    for (guint i = 0; i < targets->len; i++) {
-        g_autofree char *disk =
-            g_markup_printf_escaped("<disk name='%s' checkpoint='bitmap' bitmap='%s'/>",
-                                    (const char *)targets->pdata[i], name);
-        g_string_append(xml, disk);
-    }
-    g_string_append(xml, "</disks></domaincheckpoint>");
-    g_autoptr(VmbVirCheckpoint) checkpoint =
-        virDomainCheckpointCreateXML(vmb_domain_handle(domain), xml->str,
-                                     VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE | flags);
-    return checkpoint != NULL ||
-           vmb_virt_error(error, VMB_ERROR_FAILED, "domain '%s': cannot redefine the checkpoint %s",
-                          vmb_domain_name(domain), name);
+    return vmb_checkpoint_define(domain, name, g_get_real_time() / G_USEC_PER_SEC, targets, flags,
+                                 error);
 }
 
 static gboolean

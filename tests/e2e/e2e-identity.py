@@ -109,6 +109,9 @@ def test_a_copy_is_only_read(t):
         copy.ok(*verb)
     same_as_disks(t, copy, guest)
     backup(copy, guest, status=10).says("is a copy", "init --adopt`", original.repo)
+    copy.run("release", guest.name).expect(10)
+    copy.run("doctor", "--repair").expect(10)
+    t.contains(copy.run("doctor").expect(1).out, "is a copy")
     t.equal(guest.checkpoints(), before, "nothing was changed")
     # The original goes on, and its repository is not affected.
     write(guest, 2)
