@@ -34,7 +34,7 @@ def without_server(t, lab):
 
 @tap.test
 def test_off_on_off(t):
-    lab = lab_of(t, Disk(SIZE), Disk(4 * MIB + 1536, fmt="raw"))
+    lab = lab_of(t, Disk(SIZE), Disk(4 * MIB, fmt="raw"))
     lab.backup_off("full", "full")
     lab.on()
     lab.write("vda", MIB, 128 * KIB, 9)
@@ -95,7 +95,7 @@ def test_chain_of_images(t):
     lab.write("vda", MIB, 64 * KIB, 1)
     lab.backup_off("full")
     lab.write("vda", 2 * MIB, 64 * KIB, 2)
-    lab.backup_off("offline", "incremental", {"vda": 1})
+    lab.backup_off("offline", "incremental")
     # What is below changes behind the bitmap's back.
     process.run("qemu-io", "-f", "raw", "-c", "write -P 3 5M 64k", middle)
     lab.volumes["vda"].changed_behind(lab)
@@ -123,8 +123,11 @@ def test_disks_that_cannot_have_bitmaps(t):
 
 @tap.test
 def test_sizes(t):
-    lab = lab_of(t)
+    lab = lab_of(t, Disk(SIZE), Disk(4 * MIB + 1536, fmt="raw"), Disk(MIB + 512))
     lab.backup_off("full")
+    for target in lab.volumes:
+        lab.write(target, MIB, 512, 1)
+    lab.backup_off({"vda": "offline", "vdb": "compare", "vdc": "offline"}, "incremental")
     lab.resize("vda", 12 * MIB)
     lab.write("vda", 11 * MIB, 64 * KIB, 1)
     lab.backup_off("offline", "incremental")
@@ -132,7 +135,7 @@ def test_sizes(t):
     lab.resize("vda", 3 * MIB)
     lab.resize("vda", 12 * MIB)
     lab.backup()
-    lab.check_end(3)
+    lab.check_end(4)
 
 
 @tap.test

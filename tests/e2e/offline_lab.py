@@ -11,10 +11,10 @@ __all__ = ["KIB", "MIB", "Disk", "OffLab", "STEPS", "image", "libvirt", "stored_
 # As a backup of a shut-off domain with a disk to be read passes them.
 STEPS = ("backup-locked", "backup-reconciled", "offline-watched", "offline-remembered",
          "backup-inspected", "staging-created", "config-saved", "offline-journal-written",
-         "image-open-alone", "offline-bitmap-added",
-         "offline-checkpoint-defined", "disk-opened", "disk-data", "disk-finished", "offline-read",
-         "offline-confirmed", "manifest-written", "staging-synced", "published", "points-synced",
-         "bitmap-removed", "checkpoint-deleted", "checkpoints-retired", "journal-cleared")
+         "image-open-alone", "offline-bitmap-added", "offline-checkpoint-defined", "disk-opened",
+         "disk-data", "disk-finished", "offline-read", "offline-confirmed", "manifest-written",
+         "staging-synced", "published", "points-synced", "bitmap-removed", "checkpoint-deleted",
+         "checkpoints-retired", "journal-cleared")
 
 
 def stored_bitmaps(path):
