@@ -137,12 +137,13 @@ vmb_image_bitmaps_read(const char *path, GError **error)
         return g_steal_pointer(&bitmaps);
     guint32 count = size >= EXTENSION_BITMAPS_SIZE ? vmb_qcow2_get32(found) : G_MAXUINT32;
     guint64 bytes = count <= MAX_BITMAPS ? vmb_qcow2_get64(found + 8) : G_MAXUINT64;
-    if (bytes > MAX_DIRECTORY) {
+    guint64 offset = bytes <= MAX_DIRECTORY ? vmb_qcow2_get64(found + 16) : 0;
+    if (bytes > MAX_DIRECTORY || offset > (guint64)G_MAXINT64 - MAX_DIRECTORY) {
         vmb_error_set(error, VMB_ERROR_DAMAGE, "%s: its directory of bitmaps is damaged", path);
         return NULL;
     }
     g_autofree guint8 *directory = g_malloc(bytes + 1);
-    if (!vmb_fs_pread(fd, directory, bytes, vmb_qcow2_get64(found + 16), path, error))
+    if (!vmb_fs_pread(fd, directory, bytes, offset, path, error))
         return NULL;
     if (!read_directory(directory, bytes, count, bitmaps)) {
         vmb_error_set(error, VMB_ERROR_DAMAGE, "%s: its directory of bitmaps is damaged", path);
