@@ -318,10 +318,52 @@ def test_undefined_and_defined_again(t):
     same_as_disks(t, tool, guest)
 
 
+@tap.test
+def test_defined_again_and_shut_off(t):
+    """Nobody runs it, so the images themselves have to tell which bitmaps are good."""
+    box, guest = lab(t), lab(t).guest(t)
+    tool = box.tool(t, "repo")
+    write(guest, 1)
+    backup(tool, guest)
+    write(guest, 2)
+    xml = guest.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    guest.destroy()
+    guest.undefine()
+    guest.host.conn.defineXML(xml)
+    result = backup(tool, guest)
+    t.equal(codes(result), ["checkpoint-redefined"], result.describe())
+    t.equal(methods(result), {"offline"})
+    same_as_disks(t, tool, guest)
+    t.equal(len(guest.checkpoints()), 1)
+    for disk in guest.disks:
+        t.equal(stored_bitmaps(guest, disk.target), guest.checkpoints(), "no stray bitmap")
+    # One bitmap is gone, the other one was never saved by the QEMU that died.
+    guest.undefine()
+    guest.host.conn.defineXML(xml)
+    guest.start(paused=True)
+    write(guest, 3)
+    guest.kill_qemu()
+    remove_bitmaps(guest, guest.disks[0].target)
+    result = backup(tool, guest)
+    t.equal(set(codes(result)), {"bitmap-unusable"}, result.describe())
+    t.equal(methods(result), {"compare"})
+    same_as_disks(t, tool, guest)
+    guest.start(paused=True)
+    write(guest, 4)
+    result = backup(tool, guest)
+    t.equal(codes(result), [], result.describe())
+    t.equal(methods(result), {"bitmap"})
+    same_as_disks(t, tool, guest)
+
+
+def stored_bitmaps(guest, target):
+    found = image.info(guest.disk_path(target))["format-specific"]["data"].get("bitmaps", [])
+    return sorted(bitmap["name"] for bitmap in found)
+
+
 def remove_bitmaps(guest, target):
-    path = guest.disk_path(target)
-    for bitmap in image.info(path)["format-specific"]["data"].get("bitmaps", []):
-        process.run("qemu-img", "bitmap", "--remove", path, bitmap["name"])
+    for name in stored_bitmaps(guest, target):
+        process.run("qemu-img", "bitmap", "--remove", guest.disk_path(target), name)
 
 
 @tap.test

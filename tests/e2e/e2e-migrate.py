@@ -152,6 +152,7 @@ def test_shared_storage(t):
     t.equal(methods(result), {"bitmap"})
     check(t, first, guest, result)
     guest = migrate(box, guest, beta, undefine=False)
+    backup(first, guest, status=21).says("Nothing was changed")
     write(guest, 6)
     guest = migrate(box, guest, alpha, undefine=False)
     write(guest, 7)
