@@ -99,7 +99,7 @@ check_space(VmbRestoreRun *run, GError **error)
     }
     for (guint i = 0; i < run->point->manifest->files->len; i++)
         need += ((VmbManifestFile *)run->point->manifest->files->pdata[i])->size;
-    if (!vmb_fs_free_space(directory, &available, error))
+    if (!vmb_restore_stage_free_space(run->stage, &available, error))
         return FALSE;
     if (available >= need)
         return TRUE;

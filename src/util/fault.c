@@ -17,7 +17,8 @@ static const char *const names[] = {
     "disk-opened",        "disk-data",           "disk-finished",     "before-job-end",
     "job-ended",          "manifest-written",    "staging-synced",    "published",
     "points-synced",      "checkpoints-retired", "journal-cleared",   "init-repository-written",
-    "restore-disk-data",  "restore-disk-done",   "restore-before-publish", "restore-published",
+    "restore-disk-data",  "restore-disk-done",   "restore-before-publish", "restore-before-file",
+    "restore-files-moved", "restore-published",
     "restore-defined",    "adopt-journals-dropped", "adopted",        "checkpoint-redefined",
     /* Deleting checkpoints, whichever story does it, and undoing what a dead run has left. */
     "checkpoint-taken-apart", "bitmap-removed", "checkpoint-deleted",

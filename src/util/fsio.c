@@ -226,13 +226,31 @@ vmb_fs_digest(int fd, guint64 length, char **hex, const char *label, GError **er
     return TRUE;
 }
 
+static guint64
+free_bytes(const struct statvfs *fs)
+{
+    guint64 bytes;
+    return g_uint64_checked_mul(&bytes, (guint64)fs->f_bavail, (guint64)fs->f_frsize)
+               ? bytes
+               : G_MAXUINT64;
+}
+
 gboolean
 vmb_fs_free_space(const char *path, guint64 *bytes, GError **error)
 {
     struct statvfs fs;
     if (statvfs(path, &fs) < 0)
         return vmb_error_errno(error, errno, "cannot ask for the free space of %s", path);
-    if (!g_uint64_checked_mul(bytes, (guint64)fs.f_bavail, (guint64)fs.f_frsize))
-        *bytes = G_MAXUINT64;
+    *bytes = free_bytes(&fs);
+    return TRUE;
+}
+
+gboolean
+vmb_fs_free_space_fd(int fd, const char *label, guint64 *bytes, GError **error)
+{
+    struct statvfs fs;
+    if (fstatvfs(fd, &fs) < 0)
+        return vmb_error_errno(error, errno, "cannot ask for the free space of %s", label);
+    *bytes = free_bytes(&fs);
     return TRUE;
 }

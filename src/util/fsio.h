@@ -60,3 +60,5 @@ gboolean vmb_fs_digest(int fd, guint64 length, char **hex, const char *label, GE
 
 /* Free bytes (for unprivileged users) of the filesystem of @path. */
 gboolean vmb_fs_free_space(const char *path, guint64 *bytes, GError **error);
+/* The same, of an open file; @label: for messages. */
+gboolean vmb_fs_free_space_fd(int fd, const char *label, guint64 *bytes, GError **error);

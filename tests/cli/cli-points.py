@@ -213,18 +213,122 @@ def test_restore(t):
             t.ok("/images/" not in xml and "/dev/vg" not in xml and "nowhere" not in xml, xml)
 
 
+FILES = ["domain.xml", "nvram.fd", "vda.qcow2", "vdb.qcow2"]
+MARKER = "RESTORE-INCOMPLETE.txt"
+
+
+def hidden(path):
+    """What dead restores have left there."""
+    return [n for n in os.listdir(path) if n.startswith(".vmbackup-restore-")]
+
+
+@tap.test
+def test_a_new_directory_appears_with_all_its_files(t):
+    tool = repository(t)
+    base = directory(t)
+    to = os.path.join(base, "out")
+    for step in ("restore-disk-data", "restore-disk-done", "restore-before-publish"):
+        tool.run("restore", "web01/latest", "--to", to, fail_at=step + "=kill").expect(-9)
+        t.ok(not os.path.exists(to), "it is there after " + step)
+        t.equal(len(hidden(base)), 1)
+        t.ok(hidden(base)[0].startswith(".vmbackup-restore-out-"), hidden(base)[0])
+    for step in ("restore-disk-data", "restore-before-publish", "restore-published"):
+        tool.run("restore", "web01/latest", "--to", to, fail_at=step + "=fail").expect(1)
+        t.ok(not os.path.exists(to), "it is there after " + step)
+        t.equal(hidden(base), [], "left after " + step)
+    # Somebody was faster.
+    running = tool.start("restore", "web01/latest", "--to", to,
+                         fail_at="restore-before-publish=wait:" + os.path.join(base, "go"))
+    t.eventually(lambda: os.path.exists(os.path.join(base, "go.reached")), 20, "it waits")
+    os.mkdir(to)
+    with open(os.path.join(base, "go"), "wb"):
+        pass
+    running.wait().expect(1).says(to, "File exists")
+    t.equal((os.listdir(to), hidden(base)), ([], []))
+    os.rmdir(to)
+    tool.ok("restore", "web01/latest", "--to", to)
+    t.equal((sorted(os.listdir(to)), hidden(base)), (FILES, []))
+    t.equal(os.stat(to).st_mode & 0o777, 0o711)
+
+
 @tap.test
 def test_a_killed_restore_is_tidied_up_by_the_next(t):
     tool = repository(t)
     to = os.path.join(directory(t), "out")
+    os.mkdir(to)
     for step in ("restore-disk-data", "restore-disk-done", "restore-before-publish"):
         tool.run("restore", "web01/latest", "--to", to, fail_at=step + "=kill").expect(-9)
-        t.equal([n for n in os.listdir(to) if not n.startswith(".vmbackup-restore-")], [])
-        t.equal(len(os.listdir(to)), 1)
+        t.equal(os.listdir(to), hidden(to))
+        t.equal(len(hidden(to)), 1)
+        tool.run("restore", "web01/latest", "--to", to, fail_at=step + "=fail").expect(1)
+        t.equal(os.listdir(to), [], "left after " + step)
+    for step in ("restore-before-file", "restore-files-moved", "restore-published"):
         tool.run("restore", "web01/latest", "--to", to, fail_at=step + "=fail").expect(1)
         t.equal(os.listdir(to), [], "left after " + step)
     tool.ok("restore", "web01/latest", "--to", to)
-    t.equal([n for n in os.listdir(to) if n.startswith(".")], [])
+    t.equal(sorted(os.listdir(to)), FILES)
+
+
+def killed_between_renames(t, tool, to, n):
+    """A restore that dies when n files have got their names."""
+    running = tool.start("restore", "web01/latest", "--to", to, fail_at="restore-before-file=stop")
+
+    def stopped():
+        with open("/proc/%d/stat" % running.pid, encoding="ascii", errors="replace") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] == "T"
+    for moved in range(n + 1):
+        t.eventually(lambda: stopped() and
+                     len([f for f in FILES if os.path.exists(os.path.join(to, f))]) == moved, 20,
+                     "%d files" % moved, 0.01)
+        if moved < n:
+            running.signal(signal.SIGCONT)
+    return running
+
+
+@tap.test
+def test_killed_between_two_renames(t):
+    """Half of a restore never looks like a whole one, and the next one takes it away."""
+    tool = repository(t)
+    to = os.path.join(directory(t), "out")
+    os.mkdir(to)
+    for n in range(len(FILES)):
+        running = killed_between_renames(t, tool, to, n)
+        # Another one meanwhile leaves it alone.
+        tool.run("restore", "web01/latest", "--to", to).expect((1, 11)).says("another restore")
+        running.kill9()
+        running.wait().expect(-9)
+        t.ok("domain.xml" not in os.listdir(to), "domain.xml is there")
+        with open(os.path.join(to, MARKER), encoding="utf-8") as file:
+            text = file.read()
+        for name in FILES:
+            t.contains(text, name)
+        tool.run("restore", "web01/latest", "--to", to,
+                 fail_at="restore-disk-data=fail").says("interrupted")
+        t.equal(os.listdir(to), [], "with %d files moved" % n)
+    tool.run("restore", "web01/latest", "--to", to, fail_at="restore-files-moved=kill").expect(-9)
+    t.equal(sorted(os.listdir(to))[1:], sorted(FILES + [MARKER]))
+    tool.ok("restore", "web01/latest", "--to", to)
+    t.equal(sorted(os.listdir(to)), FILES)
+
+
+@tap.test
+def test_half_a_restore_that_is_in_use(t):
+    """What was changed since is not thrown away."""
+    tool = repository(t)
+    to = os.path.join(directory(t), "out")
+    os.mkdir(to)
+    tool.run("restore", "web01/latest", "--to", to, fail_at="restore-files-moved=kill").expect(-9)
+    with open(os.path.join(to, "vdb.qcow2"), "r+b") as file:
+        file.seek(100000)
+        file.write(b"used")
+    before = sorted(n for n in os.listdir(to) if not n.startswith("."))
+    tool.run("restore", "web01/latest", "--to", to).expect(1).says("vdb.qcow2", MARKER, "changed")
+    t.equal(sorted(os.listdir(to)), before)
+    # A list that somebody has damaged removes nothing either.
+    with open(os.path.join(to, MARKER), "w", encoding="utf-8") as file:
+        file.write("1 2 3.4 ../../etc/passwd\n5 6 7.8 vda.qcow2\n\0\n")
+    tool.run("restore", "web01/latest", "--to", to).expect(1).says("vda.qcow2")
+    t.equal(sorted(os.listdir(to)), before)
 
 
 @tap.test
