@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Is the program being killed, although it cannot die? */
+/* Tells whether the program is being killed, although it cannot die. */
 #pragma once
 #include <glib.h>
 
