@@ -151,6 +151,7 @@ freeze_begin_thaw(VmbBackupRun *run, gboolean *refused, GError **error)
     g_autoptr(GError) leave_error = NULL;
     g_autoptr(VmbQuiesce) quiesce = vmb_quiesce_new(
         run->domain, run->options->quiesce, run->options->freeze_timeout_ns, run->guard);
+    vmb_quiesce_set_job(quiesce, run->scratch->socket);
     if (!vmb_quiesce_enter(quiesce, run->reasons, error))
         return FALSE;
     run->manifest->time_ns = vmb_units_now();

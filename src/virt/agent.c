@@ -2,7 +2,12 @@
 /* The guest agent's response timeout, and the thaw with all its possible outcomes. */
 #include "virt/agent.h"
 #include "virt/call.h"
+#include "virt/domain-xml.h"
 #include "util/log.h"
+#include "util/units.h"
+
+/* Less than the shortest response timeout, which is a second. */
+#define AT_ONCE_NS (800 * G_GUINT64_CONSTANT(1000000))
 
 static void
 set_timeout(VmbDomain *domain, int value)
@@ -50,6 +55,23 @@ vmb_agent_answers(VmbDomain *domain, GError **error)
                           vmb_domain_name(domain));
 }
 
+gboolean
+vmb_agent_find(VmbDomain *domain, gboolean *configured, gboolean *connected, GError **error)
+{
+    VMB_DOMAIN_CALL(domain);
+    char *xml = virDomainGetXMLDesc(vmb_domain_handle(domain), 0);
+    if (xml == NULL)
+        return vmb_virt_error(error, VMB_ERROR_DOMAIN, "cannot read the XML of the domain '%s'",
+                              vmb_domain_name(domain));
+    g_autoptr(VmbDomainInfo) info = vmb_domain_info_from_xml(xml, error);
+    free(xml);
+    if (info == NULL)
+        return FALSE;
+    *configured = info->agent_channel;
+    *connected = info->agent_connected;
+    return TRUE;
+}
+
 /* A frozen agent refuses this question, and most others. */
 static gboolean
 is_thawed(VmbDomain *domain)
@@ -77,12 +99,15 @@ VmbThaw
 vmb_agent_thaw(VmbDomain *domain, guint64 *count, GError **error)
 {
     VMB_DOMAIN_CALL(domain);
+    guint64 begun = vmb_units_monotonic();
     int n = virDomainFSThaw(vmb_domain_handle(domain), NULL, 0, 0);
     *count = n > 0 ? (guint64)n : 0;
     if (n >= 0)
         return VMB_THAW_ANSWERED;
     int code = vmb_virt_error_code();
     gboolean answered = !vmb_agent_is_uncertain();
+    /* One code for agents that do not answer and for those that are not there: only the former take time. */
+    gboolean lost = code == VIR_ERR_AGENT_UNRESPONSIVE && vmb_units_monotonic() - begun < AT_ONCE_NS;
     g_autoptr(GError) local = NULL;
     vmb_virt_error(&local, VMB_ERROR_QUIESCE, "cannot thaw the domain '%s'",
                    vmb_domain_name(domain));
@@ -94,5 +119,5 @@ vmb_agent_thaw(VmbDomain *domain, guint64 *count, GError **error)
         return VMB_THAW_ANSWERED;
     }
     g_propagate_error(error, g_steal_pointer(&local));
-    return VMB_THAW_FAILED;
+    return lost ? VMB_THAW_UNCONNECTED : VMB_THAW_FAILED;
 }

@@ -27,9 +27,11 @@
 /* Pauses between two attempts to release the guest. */
 #define PAUSE_FIRST_NS (SECOND / 10)
 #define PAUSE_LAST_NS (2 * SECOND)
-/* An agent that has not answered for so long will hardly do so, and nobody waits for us any more.
- */
-#define RELEASE_NS (600 * SECOND)
+/* An agent that has not answered for so long is asked at leisure, as it may take somebody to restart it, ... */
+#define INSIST_NS (600 * SECOND)
+#define PAUSE_SLOW_NS (30 * SECOND)
+/* ... and in the end no more. */
+#define RELEASE_NS (24 * 3600 * SECOND)
 /* Between two looks whether the program is being killed. */
 #define PARENT_PERIOD_MS 1000
 /* When the program died in its freeze or its begin, those calls may still be under way in the
@@ -93,6 +95,21 @@ reconnect(Guard *guard, const GError *error)
         report(LOG_WARNING, "%s", local->message);
 }
 
+/* It stands between libvirt and an agent that was restarted, and so between us and the thaw. */
+static void
+give_up_job(Guard *guard)
+{
+    gboolean ended = FALSE;
+    g_autoptr(GError) error = NULL;
+    if (!vmb_backup_job_end_by_socket(guard->domain, guard->socket, &ended, &error))
+        report(LOG_WARNING, "%s", error->message);
+    else if (ended)
+        report(LOG_WARNING,
+               "domain '%s': ended the backup job, as libvirt has lost the agent and connects to it "
+               "again only without one",
+               vmb_domain_name(guard->domain));
+}
+
 static gboolean
 thaw(Guard *guard, GError **error)
 {
@@ -104,7 +121,9 @@ thaw(Guard *guard, GError **error)
     if (count > 0)
         report(LOG_NOTICE, "domain '%s': thawed %" G_GUINT64_FORMAT " filesystems",
                vmb_domain_name(guard->domain), count);
-    return result != VMB_THAW_FAILED;
+    if (result == VMB_THAW_UNCONNECTED)
+        give_up_job(guard);
+    return result == VMB_THAW_ANSWERED || result == VMB_THAW_GONE;
 }
 
 static gboolean
@@ -131,11 +150,13 @@ release(Guard *guard)
         guard->releasing = FALSE;
         return;
     }
-    report(LOG_WARNING, "%s", error->message);
-    reconnect(guard, error);
     guint64 now = vmb_units_monotonic();
+    gboolean insist = now + RELEASE_NS < guard->give_up + INSIST_NS;
+    if (insist)
+        report(LOG_WARNING, "%s", error->message);
+    reconnect(guard, error);
     guard->next_try = now + guard->pause;
-    guard->pause = MIN(guard->pause * 2, PAUSE_LAST_NS);
+    guard->pause = MIN(guard->pause * 2, insist ? PAUSE_LAST_NS : PAUSE_SLOW_NS);
     if (now >= guard->give_up) {
         report(LOG_ERR,
                "domain '%s': giving up; if its guest is frozen or paused, `virsh domfsthaw %s` and "

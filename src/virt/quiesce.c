@@ -3,8 +3,8 @@
  */
 #include "virt/quiesce.h"
 #include "virt/agent.h"
+#include "virt/backup-job.h"
 #include "virt/call.h"
-#include "virt/domain-xml.h"
 #include "virt/reconnect.h"
 #include "util/fault.h"
 #include "util/log.h"
@@ -19,6 +19,8 @@
 #define SECOND G_GUINT64_CONSTANT(1000000000)
 /* Between two attempts to thaw. */
 #define RETRY_PAUSE_US (50 * 1000)
+/* So long libvirt may take to connect to a restarted agent once it can. */
+#define RECONNECT_NS (5 * SECOND)
 /* The agent's answer is awaited for half of the budget, so that the rest is left for a thaw. */
 #define TIMEOUT_S(budget_ns) ((int)MAX((budget_ns) / 2 / SECOND, 1))
 
@@ -31,6 +33,8 @@ struct VmbQuiesce {
     VmbGuard *guard;
     gboolean entered, left;
     Held held;
+    char *socket;          /* of the job, or NULL */
+    gboolean job_given_up; /* it was ended so that the guest could be thawed */
     gboolean timeout_set; /* of the agent: to be reset, ... */
     gboolean unanswered;  /* ... but by the guard, as the agent has not answered to the end */
     /* monotonic: when the guest must be free; set before the watchdog starts */
@@ -79,30 +83,57 @@ vmb_quiesce_new(VmbDomain *domain, VmbQuiesceMode mode, guint64 budget_ns, VmbGu
     return quiesce;
 }
 
+void
+vmb_quiesce_set_job(VmbQuiesce *quiesce, const char *socket)
+{
+    g_free(quiesce->socket);
+    quiesce->socket = g_strdup(socket);
+}
+
 /* One attempt to let go of the guest. *@count: filesystems thawed, or 1 if it was resumed. */
-static gboolean
+static VmbThaw
 release_once(VmbQuiesce *quiesce, guint64 *count, GError **error)
 {
     VmbDomainState state;
     *count = 0;
     if (quiesce->held != PAUSED)
-        return vmb_agent_thaw(quiesce->domain, count, error) != VMB_THAW_FAILED;
+        return vmb_agent_thaw(quiesce->domain, count, error);
     if (!vmb_domain_state(quiesce->domain, &state, error))
-        return FALSE;
+        return VMB_THAW_FAILED;
     if (!state.paused)
-        return TRUE;
+        return VMB_THAW_ANSWERED;
     *count = 1;
-    return vmb_domain_resume(quiesce->domain, error);
+    return vmb_domain_resume(quiesce->domain, error) ? VMB_THAW_ANSWERED : VMB_THAW_FAILED;
 }
 
-/* Asks until the end of the budget, at least once. */
+/* The job stands between libvirt and an agent that was restarted, and so between us and the thaw. */
+static void
+give_up_job(VmbQuiesce *quiesce)
+{
+    gboolean ended = FALSE;
+    g_autoptr(GError) error = NULL;
+    if (quiesce->socket == NULL || quiesce->job_given_up)
+        return;
+    if (!vmb_backup_job_end_by_socket(quiesce->domain, quiesce->socket, &ended, &error)) {
+        vmb_warning("%s", error->message);
+        return;
+    }
+    quiesce->job_given_up = ended;
+    if (ended)
+        quiesce->deadline_ns = MAX(quiesce->deadline_ns, vmb_units_monotonic() + RECONNECT_NS);
+}
+
+/* Asks until the end of the budget, at least once. @leaving: begin has returned. */
 static gboolean
-release(VmbQuiesce *quiesce, guint64 *count, GError **error)
+release(VmbQuiesce *quiesce, gboolean leaving, guint64 *count, GError **error)
 {
     for (;;) {
         g_autoptr(GError) local = NULL;
-        if (release_once(quiesce, count, &local))
+        VmbThaw result = release_once(quiesce, count, &local);
+        if (result == VMB_THAW_ANSWERED || result == VMB_THAW_GONE)
             return TRUE;
+        if (result == VMB_THAW_UNCONNECTED && leaving)
+            give_up_job(quiesce);
         if (g_error_matches(local, VMB_ERROR, VMB_ERROR_LIBVIRT) &&
             vmb_connection_reopen(vmb_domain_connection(quiesce->domain), NULL))
             vmb_domain_refresh(quiesce->domain, NULL);
@@ -120,7 +151,7 @@ rescue(VmbQuiesce *quiesce)
     guint64 count = 0;
     g_autoptr(GError) error = NULL;
     g_atomic_int_set(&quiesce->rescued, 1);
-    if (!release(quiesce, &count, &error))
+    if (!release(quiesce, FALSE, &count, &error))
         vmb_warning("%s", error->message);
 }
 
@@ -204,7 +235,7 @@ undo_freeze(VmbQuiesce *quiesce, GPtrArray *reasons)
 {
     guint64 count = 0;
     g_autoptr(GError) local = NULL;
-    gboolean released = release(quiesce, &count, &local);
+    gboolean released = release(quiesce, FALSE, &count, &local);
     tell_guard(quiesce, !released);
     if (!released)
         vmb_reason_add(
@@ -238,6 +269,20 @@ freeze_failed(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
     return weaker(quiesce, reasons, error);
 }
 
+/* libvirt cannot connect to an agent that was restarted as long as a job is active: better begin none. */
+static gboolean
+check_agent_stays(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
+{
+    gboolean configured = FALSE, connected = FALSE;
+    if (!vmb_agent_find(quiesce->domain, &configured, &connected, NULL) || connected)
+        return TRUE;
+    quiesce->held = FREE;
+    undo_freeze(quiesce, reasons);
+    vmb_reason_add(reasons, VMB_REASON_FREEZE_FAILED, NULL,
+                   "the guest agent ended or was restarted while the guest was frozen");
+    return weaker(quiesce, reasons, error);
+}
+
 static gboolean
 freeze(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
 {
@@ -247,7 +292,7 @@ freeze(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
     int n = virDomainFSFreeze(vmb_domain_handle(quiesce->domain), NULL, 0, 0);
     if (n > 0) {
         quiesce->filesystems = (guint64)n;
-        return vmb_fault_point("frozen", error);
+        return vmb_fault_point("frozen", error) && check_agent_stays(quiesce, reasons, error);
     }
     quiesce->held = FREE;
     if (n < 0)
@@ -284,23 +329,6 @@ guest_clear(Guest *guest)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Guest, guest_clear)
 
-static gboolean
-find_agent(VmbDomain *domain, Guest *guest, GError **error)
-{
-    VMB_DOMAIN_CALL(domain);
-    char *xml = virDomainGetXMLDesc(vmb_domain_handle(domain), 0);
-    if (xml == NULL)
-        return vmb_virt_error(error, VMB_ERROR_DOMAIN, "cannot read the XML of the domain '%s'",
-                              vmb_domain_name(domain));
-    g_autoptr(VmbDomainInfo) info = vmb_domain_info_from_xml(xml, error);
-    free(xml);
-    if (info == NULL)
-        return FALSE;
-    guest->configured = info->agent_channel;
-    guest->connected = info->agent_connected;
-    return TRUE;
-}
-
 /* May be repeated after a restart of the daemon: it changes nothing but the agent's timeout. */
 static gboolean
 look_step(VmbDomain *domain, gpointer data, GError **error)
@@ -311,7 +339,7 @@ look_step(VmbDomain *domain, gpointer data, GError **error)
         return FALSE;
     if (!guest->state.active || guest->state.paused || quiesce->mode == VMB_QUIESCE_PAUSE)
         return TRUE;
-    if (!find_agent(domain, guest, error))
+    if (!vmb_agent_find(domain, &guest->configured, &guest->connected, error))
         return FALSE;
     if (!guest->connected)
         return TRUE;
@@ -335,13 +363,14 @@ try_freeze(VmbQuiesce *quiesce, const Guest *guest, GPtrArray *reasons, GError *
     if (guest->hangs != NULL)
         vmb_reason_add(reasons, VMB_REASON_AGENT_TIMEOUT, NULL,
                        "%s; so it is not asked to freeze, which it might do at any later time; see "
-                       "that qemu-guest-agent works in the guest, or allow more time with "
-                       "--freeze-timeout",
+                       "that qemu-guest-agent works in the guest (if it does, libvirt has lost it: "
+                       "restart it, or libvirt's daemon), or allow more time with --freeze-timeout",
                        guest->hangs->message);
     else if (guest->configured)
         vmb_reason_add(reasons, VMB_REASON_AGENT_ABSENT, NULL,
                        "the guest agent is not connected, so nothing is frozen; install and start "
-                       "qemu-guest-agent in the guest");
+                       "qemu-guest-agent in the guest, or restart it if it runs there (libvirt loses "
+                       "an agent that was restarted during an earlier job)");
     else
         vmb_reason_add(reasons, VMB_REASON_AGENT_ABSENT, NULL,
                        "the domain has no channel for a guest agent, so nothing is frozen; add "
@@ -419,6 +448,22 @@ judge(VmbQuiesce *quiesce, gboolean fired, guint64 count, GPtrArray *reasons, GE
     return TRUE;
 }
 
+static gboolean
+lost_agent(VmbQuiesce *quiesce, gboolean released, GPtrArray *reasons, GError **error)
+{
+    vmb_reason_add(reasons, VMB_REASON_THAW_DELAYED, NULL,
+                   "the guest agent ended or was restarted while the guest was frozen, and libvirt "
+                   "connects to it again only without a job; the job was given up for that, and %s",
+                   released ? "the guest is thawed"
+                            : "the guard goes on asking until it is thawed; if libvirt has lost the "
+                              "agent, a restart of its daemon finds it again (guests run on)");
+    return vmb_error_set(error,
+                         quiesce->mode == VMB_QUIESCE_REQUIRE ? VMB_ERROR_QUIESCE : VMB_ERROR_FAILED,
+                         "domain '%s': the backup was given up to thaw the guest, whose agent was "
+                         "lost in the freeze",
+                         vmb_domain_name(quiesce->domain));
+}
+
 /* Nothing is between the return of begin and the release but one look at the guard's word. */
 static gboolean
 leave_held(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
@@ -426,12 +471,14 @@ leave_held(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error)
     guint64 count = 0;
     g_autoptr(GError) local = NULL;
     gboolean fired = vmb_guard_fired(quiesce->guard);
-    gboolean released = release(quiesce, &count, &local);
+    gboolean released = release(quiesce, TRUE, &count, &local);
     quiesce->ns = vmb_units_monotonic() - quiesce->asked_ns;
     tell_guard(quiesce, !released);
     stop_watchdog(quiesce);
     if (!vmb_fault_point("thawed", error))
         return FALSE;
+    if (quiesce->job_given_up)
+        return lost_agent(quiesce, released, reasons, error);
     if (released)
         return judge(quiesce, fired, count, reasons, error);
     vmb_reason_add(reasons, VMB_REASON_THAW_DELAYED, NULL,
@@ -471,6 +518,7 @@ vmb_quiesce_free(VmbQuiesce *quiesce)
     if (!vmb_quiesce_leave(quiesce, reasons, &local))
         vmb_info("%s", local->message);
     vmb_domain_unref(quiesce->domain);
+    g_free(quiesce->socket);
     g_free(quiesce);
 }
 
@@ -492,5 +540,5 @@ vmb_quiesce_thaw_leftover(VmbDomain *domain, int timeout_s, gboolean *was_frozen
     VmbThaw thaw = vmb_agent_thaw(domain, &count, error);
     vmb_agent_reset_timeout(domain);
     *was_frozen = count > 0;
-    return thaw != VMB_THAW_FAILED;
+    return thaw == VMB_THAW_ANSWERED || thaw == VMB_THAW_GONE;
 }

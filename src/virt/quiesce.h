@@ -15,6 +15,8 @@ typedef struct VmbQuiesce VmbQuiesce;
  * guest must be thawed. */
 VmbQuiesce *vmb_quiesce_new(VmbDomain *domain, VmbQuiesceMode mode, guint64 budget_ns,
                             VmbGuard *guard);
+/* The job whose begin is to fall into the freeze: it is ended if nothing else lets the guest be thawed. */
+void vmb_quiesce_set_job(VmbQuiesce *quiesce, const char *socket);
 /* Freezes or pauses as the mode asks. Sets the agent's response timeout before; leave gives it libvirt's
  * default again, as no API tells what it was. With
  * AUTO a failure adds a reason and succeeds; with REQUIRE it is VMB_ERROR_QUIESCE and the guest is
@@ -22,7 +24,8 @@ VmbQuiesce *vmb_quiesce_new(VmbDomain *domain, VmbQuiesceMode mode, guint64 budg
 gboolean vmb_quiesce_enter(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error);
 /* Thaws or resumes at once; the thaw's count, which must be that of the freeze, decides what was reached. Retries within what is left of
  * the budget; after that the guard goes on and a reason tells. VMB_ERROR_QUIESCE under REQUIRE when the
- * freeze had not held. Fault point thawed. */
+ * freeze had not held. If the agent was lost in the freeze, the job is ended, for the thaw's sake, and that is
+ * VMB_ERROR_FAILED (VMB_ERROR_QUIESCE). Fault point thawed. */
 gboolean vmb_quiesce_leave(VmbQuiesce *quiesce, GPtrArray *reasons, GError **error);
 /* Leaves on the way out if that has not happened yet. */
 void vmb_quiesce_free(VmbQuiesce *quiesce);
