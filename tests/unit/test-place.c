@@ -275,6 +275,37 @@ test_adopt_drops_runs(Fixture *fixture, gconstpointer data)
     g_assert_true(((VmbPoint *)points->pdata[0])->foreign);
 }
 
+/* Killed at any step, it is done again, or was done. */
+static void
+test_adopt_fault(void)
+{
+    if (g_test_subprocess()) {
+        g_autoptr(GError) error = NULL;
+        guint dropped = 0;
+        vmb_repository_adopt(g_getenv("REPO"), FALSE, &dropped, &error);
+        return;
+    }
+    Fixture fixture;
+    fixture_set_up(&fixture, NULL);
+    g_autofree char *original = g_build_filename(fixture.path, "repo", NULL);
+    g_autofree char *copy = g_build_filename(fixture.path, "copy", NULL);
+    g_autoptr(VmbRepository) made = fixture_repository(&fixture);
+    g_autoptr(VmbRepoDomain) domain = fixture_domain(made, FIXTURE_UUID);
+    fixture_store_point(domain, "web01", 1, 0);
+    run("cp", "-a", original, copy);
+    g_setenv("REPO", copy, TRUE);
+    fixture_run_with_fault(NULL, "adopt-journals-dropped=kill");
+    g_test_trap_assert_failed();
+    assert_copy(copy);
+    fixture_run_with_fault(NULL, "adopted=kill");
+    g_test_trap_assert_failed();
+    g_autofree char *id = assert_at_home(copy);
+    g_assert_cmpstr(id, !=, vmb_repository_id(made));
+    g_autofree char *same = assert_at_home(original);
+    g_assert_cmpstr(same, ==, vmb_repository_id(made));
+    fixture_tear_down(&fixture, NULL);
+}
+
 static void
 test_host(Fixture *fixture, gconstpointer data)
 {
@@ -314,6 +345,7 @@ main(int argc, char **argv)
     g_test_add_func("/place/json", test_json);
     fixture_add("/place/copy-and-move", test_copy_and_move);
     fixture_add("/place/adopt-drops-runs", test_adopt_drops_runs);
+    g_test_add_func("/place/adopt-fault", test_adopt_fault);
     fixture_add("/place/host", test_host);
     return g_test_run();
 }
