@@ -235,6 +235,8 @@ wait_for_word(Guard *guard)
     struct pollfd pfd = {VMB_GUARD_FD, POLLIN, 0};
     if (poll(&pfd, 1, ms) > 0)
         receive(guard);
+    else if (vmb_guard_parent_is_killed(guard->parent))
+        guard->parent_gone = TRUE;
 }
 
 /* The budget is over. The program may be stopped just before it asks for the freeze, so this
