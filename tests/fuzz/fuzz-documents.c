@@ -57,6 +57,20 @@ check_same(const char *a, const char *b)
     FUZZ_CHECK(g_strcmp0(a, b) == 0);
 }
 
+/* Set aside for another host it is found again, and goes with its name. */
+static void
+try_aside(const VmbJournal *journal)
+{
+    g_autoptr(GError) error = NULL;
+    FUZZ_CHECK(vmb_journal_set_aside(fd, journal, &error));
+    g_autoptr(GPtrArray) aside = vmb_journal_list_aside(fd, &error);
+    FUZZ_CHECK(aside != NULL && aside->len == 1);
+    check_same(((const VmbJournal *)aside->pdata[0])->nonce, journal->nonce);
+    FUZZ_CHECK(vmb_journal_clear_aside(fd, journal, &error));
+    g_autoptr(GPtrArray) rest = vmb_journal_list_aside(fd, &error);
+    FUZZ_CHECK(rest != NULL && rest->len == 0);
+}
+
 static gboolean
 try_journal(void)
 {
@@ -88,6 +102,7 @@ try_journal(void)
     FUZZ_CHECK((journal->stale == NULL) == (again->stale == NULL));
     FUZZ_CHECK(journal->stale == NULL || g_strv_equal((const char *const *)journal->stale,
                                                       (const char *const *)again->stale));
+    try_aside(journal);
     return TRUE;
 }
 
