@@ -231,8 +231,10 @@ vmb_chain_map(VmbChain *chain, guint64 index, const VmbChainWindow **window, GEr
 gboolean
 vmb_chain_is_cut(VmbChain *chain, const VmbBlock *block, guint64 offset)
 {
-    return block->kind != VMB_BLOCK_ABSENT && block->layer > 0 &&
-           chain->parts[block->layer].visible < offset + VMB_BLOCK_SIZE;
+    const VmbChainPart *part = &chain->parts[block->layer];
+    /* Behind its own layer's end it is zero in any case. */
+    guint64 end = MIN(offset + VMB_BLOCK_SIZE, vmb_qcow2_reader_size(part->reader));
+    return block->kind != VMB_BLOCK_ABSENT && block->layer > 0 && part->visible < end;
 }
 
 gboolean

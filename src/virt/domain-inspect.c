@@ -10,6 +10,7 @@
 #include "util/units.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 /* A disk of a storage pool: the live XML names pool and volume, the pool knows the path. */
 static char *
@@ -125,6 +126,11 @@ read_size(VmbDomain *domain, VmbDiskInfo *disk, GError **error)
             vmb_domain_name(domain), disk->target, info.capacity, disk->target);
     disk->size = info.capacity;
     disk->allocation = info.allocation;
+    /* Of a running domain that is how far the file has been written, holes and all. */
+    const VmbDiskLayer *active = g_ptr_array_index(disk->layers, 0);
+    struct stat st;
+    if (active->path != NULL && stat(active->path, &st) == 0 && S_ISREG(st.st_mode))
+        disk->allocation = MIN(disk->allocation, (guint64)st.st_blocks * 512);
     return TRUE;
 }
 

@@ -25,13 +25,34 @@ def round_up(value, unit):
     return -(-value // unit) * unit
 
 
+def differing_blocks(before, after):
+    """How many 64 KiB blocks of one raw file are (data, zeroes) and another's are not the same."""
+    block, data, zero = 64 * KIB, 0, 0
+    nothing = bytes(block)
+    with open(before, "rb") as old, open(after, "rb") as new:
+        while True:
+            now = new.read(block)
+            if not now:
+                return data, zero
+            now = now.ljust(block, b"\0")
+            if now != old.read(block).ljust(block, b"\0"):
+                data, zero = data + (now != nothing), zero + (now == nothing)
+
+
+def stored_blocks(point, target):
+    """(data, zeroes) that a point of `show --json` stores of a disk."""
+    disk = next(d for d in point["manifest"]["disks"] if d["target"] == target)
+    return disk["image"]["data_blocks"], disk["image"]["zero_blocks"]
+
+
 class Volume:
     """An image and the model of what it holds. It may move from disk to disk."""
 
     def __init__(self, lab, disk):
         lab.number += 1
         self.disk, self.path, self.fmt = disk, disk.path, disk.fmt
-        self.bound = None  # the identity that its newest point gave it
+        # Of its newest point: the identity, and the copy of what it held.
+        self.bound = self.snapshot = None
         facts = image.info(disk.path, disk.fmt)
         # As the guest sees it: QEMU rounds raw images up to whole sectors.
         size = round_up(facts["virtual-size"], SECTOR)
@@ -275,6 +296,9 @@ class Lab:
         self.last = self.tool.json("show", "%s/%s" % (self.name, new[0]["id"]))
         self.points.append((self.last["id"], {
             disk["target"]: self._pending.pop(disk["target"]) for disk in self.last["disks"]}))
+        for target, (snapshot, _) in self.points[-1][1].items():
+            if target in self.volumes:
+                self.volumes[target].snapshot = snapshot
         for disk in self.last["manifest"]["disks"]:
             self._newest[disk["id"]] = disk.get("checkpoint")
             if disk["target"] in self.volumes:

@@ -2,6 +2,7 @@
 """Domain XML of the test guests."""
 
 import os
+import stat
 from xml.sax.saxutils import quoteattr, escape
 
 from . import image
@@ -49,6 +50,11 @@ class Disk:
             self.path = os.path.join(directory, "%s-%s.%s" % (stem, self.target, self.fmt))
             image.create(self.path, self.size, self.fmt, self.backing, **self.options)
 
+    def is_block(self):
+        """True if the path is that of a block device."""
+        return bool(self.path and os.path.exists(self.path) and
+                    stat.S_ISBLK(os.stat(self.path).st_mode))
+
     def to_xml(self):
         """Its <disk> element."""
         driver = {"name": "qemu", "type": self.fmt}
@@ -56,10 +62,11 @@ class Disk:
             driver["discard"] = "unmap"
         driver.update(self.driver)
         attributes = " ".join("%s=%s" % (k, quoteattr(str(v))) for k, v in driver.items())
-        parts = ["<disk type='file' device=%s>" % quoteattr(self.device),
+        kind, attribute = ("block", "dev") if self.is_block() else ("file", "file")
+        parts = ["<disk type='%s' device=%s>" % (kind, quoteattr(self.device)),
                  "<driver %s/>" % attributes]
         if self.path is not None:
-            parts.append("<source file=%s/>" % quoteattr(self.path))
+            parts.append("<source %s=%s/>" % (attribute, quoteattr(self.path)))
         parts.append("<target dev=%s bus=%s/>" % (quoteattr(self.target), quoteattr(self.bus)))
         if self.serial:
             parts.append("<serial>%s</serial>" % escape(self.serial))
