@@ -128,10 +128,16 @@ class Bench:
         if not self.guest.is_active():
             self.guest.start()
             self.guest.wait_agent()
+        if self.job_active():
+            self.guest.dom.abortJob()
+            t.eventually(lambda: not self.job_active(), RESCUE, "the job has ended")
         self.guest.resume()
         t.eventually(self.thawed, RESCUE, "the guest is thawed", 0.1)
         for checkpoint in self.guest.dom.listAllCheckpoints(0):
-            checkpoint.delete()
+            try:
+                checkpoint.delete()
+            except libvirt.libvirtError:
+                checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
         for path in self.leftovers():
             shutil.rmtree(path)
         repository = self.repository(name, t, **options)
@@ -151,17 +157,17 @@ class Repository:
         self.expected = {}
         self.tool.ok("init")
 
-    def pause_at(self, t, step, *more, action="wait"):
+    def pause_at(self, t, step, *more, action="wait", also=None):
         """A backup that waits at a step: returns it and go(), which lets it continue.
 
-        action "stop": it stops itself by SIGSTOP, and go() sends SIGCONT.
+        action "stop": it stops itself by SIGSTOP, and go() sends SIGCONT. also: another fault.
         """
         path = self.bench.host.path("tmp", "go-" + step)
         for name in (path, path + ".reached"):
             if os.path.exists(name):
                 os.unlink(name)
-        running = self.start(*more, fail_at="%s=%s" % (
-            step, "wait:" + path if action == "wait" else action))
+        fault = "%s=%s" % (step, "wait:" + path if action == "wait" else action)
+        running = self.start(*more, fail_at="%s,%s" % (also, fault) if also else fault)
 
         def there():
             if action == "stop":

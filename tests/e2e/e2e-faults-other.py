@@ -1,0 +1,42 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Faults at the steps of the guard, of restores, of repositories, and of shut-off domains' backups."""
+
+import re
+
+from common import Bench, tap
+from fault_rows import STEPS
+from fault_stories import Adopting, Guarding, Making, Restoring, STORIES, ShutOff, add, fault_points
+
+
+@tap.test
+def test_every_step_has_a_row(t):
+    """A step that the program has and no story claims would never be tried."""
+    claimed = set(STEPS)
+    for story in STORIES:
+        t.ok(story.own(), "%s has no step of its own" % story.__name__)
+        claimed.update(story.own())
+    t.equal(sorted(set(fault_points()) - claimed), [], "steps in no row")
+    t.equal(sorted(set(STEPS) - set(fault_points())), [], "rows without a step")
+    t.ok(all(re.fullmatch("[a-z-]+", name) for name in claimed), "names")
+
+
+for one in (Guarding, Restoring, Making, Adopting, ShutOff):
+    add(one)
+
+
+@tap.test
+def test_all_points_of_the_shut_off_domain(t):
+    bench = t.once("bench", Bench)
+    story = ShutOff(t, bench)
+    story.repository.assert_points(t)
+    if bench.guest.is_active():
+        bench.guest.destroy()
+    bench.guest.start()
+    bench.guest.wait_agent()
+    bench.write(t.random)
+    story.repository.plain(t)
+
+
+if __name__ == "__main__":
+    tap.main()
