@@ -201,8 +201,11 @@ make_link(int by_name, const char *target, const char *name, GError **error)
         return vmb_error_set(error, VMB_ERROR_FAILED, "something else has its name");
     if (unlinkat(by_name, temporary, 0) < 0 && errno != ENOENT)
         return vmb_error_errno(error, errno, "cannot remove %s", temporary);
-    if (symlinkat(target, by_name, temporary) < 0)
-        return vmb_error_errno(error, errno, "cannot make it");
+    if (symlinkat(target, by_name, temporary) < 0) {
+        /* A filesystem without such links is no news at each backup. */
+        return errno == EPERM || errno == EOPNOTSUPP || errno == ENOSYS ||
+               vmb_error_errno(error, errno, "cannot make it");
+    }
     if (renameat(by_name, temporary, by_name, name) == 0)
         return TRUE;
     int err = errno;

@@ -64,8 +64,6 @@ make_directory(Making *making, GError **error)
         making->made = TRUE;
     else if (errno != EEXIST)
         return vmb_error_errno(error, errno, "cannot make the directory %s", making->path);
-    if (making->made && chmod(making->path, 0700) < 0)
-        return vmb_error_errno(error, errno, "cannot set the mode of %s", making->path);
     int fd = open(making->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 && errno == ENOTDIR)
         return vmb_error_set(error, VMB_ERROR_NO_REPOSITORY,
@@ -95,7 +93,8 @@ is_empty_directory(int dir_fd, const char *name)
 static gboolean
 may_be_there(int dir_fd, const char *name)
 {
-    if (strcmp(name, "lost+found") == 0 || strcmp(name, "." VMB_LAYOUT_REPOSITORY ".new") == 0)
+    if (strcmp(name, "lost+found") == 0 || strcmp(name, "." VMB_LAYOUT_REPOSITORY ".new") == 0 ||
+        strcmp(name, VMB_REPOSITORY_PROBE) == 0)
         return TRUE;
     return (strcmp(name, VMB_LAYOUT_DOMAINS) == 0 || strcmp(name, VMB_LAYOUT_BY_NAME) == 0) &&
            is_empty_directory(dir_fd, name);
@@ -151,7 +150,7 @@ write_metadata(const Making *making, GError **error)
 static gboolean
 fill(Making *making, GError **error)
 {
-    if (!making->made && fchmod(making->fd, 0700) < 0)
+    if (fchmod(making->fd, 0700) < 0)
         return vmb_error_errno(error, errno, "cannot make %s private: run as its owner",
                                making->path);
     if (!vmb_directory_make(making->fd, VMB_LAYOUT_DOMAINS, NULL, error) ||
@@ -178,7 +177,7 @@ vmb_repository_init(const char *path, GError **error)
     if (!vmb_repository_lock_root(making->fd))
         return vmb_error_set(error, VMB_ERROR_LOCKED,
                              "%s: another process makes a repository there at this moment", path);
-    if (!check_empty(making, error))
+    if (!check_empty(making, error) || !vmb_repository_probe(making->fd, making->path, error))
         return FALSE;
     making->filled = TRUE;
     making->done = fill(making, error);

@@ -29,6 +29,11 @@ struct VmbPointsDir {
  * vmb_repository_open(). */
 int vmb_repository_open_root(const char *path, char **absolute, GError **error);
 
+/* Can the filesystem of the open, empty directory @dir_fd keep modes and lock files? @path: for messages.
+ * Errors: VMB_ERROR_FAILED, with the reason and what to do. */
+#define VMB_REPOSITORY_PROBE ".vmbackup-init-test" /* the file for that */
+gboolean vmb_repository_probe(int dir_fd, const char *path, GError **error);
+
 /* 32 random hexadecimal digits. Free with g_free(). */
 char *vmb_repository_new_id(GError **error);
 

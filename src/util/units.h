@@ -31,7 +31,8 @@ gboolean vmb_units_parse_time(const char *text, gint64 *unix_ns);
 /* Name of a point that is made at @unix_ns: "20261121T020000Z". Free with g_free(). */
 char *vmb_units_format_point_time(gint64 unix_ns);
 
-/* Nanoseconds since 1970 (wall clock), and of the clock that never goes back. */
+/* Nanoseconds since 1970 (wall clock), and of the clock that never goes back. The test variable
+ * VMBACKUP_TEST_CLOCK, seconds since 1970, lets the former stand still there. */
 gint64 vmb_units_now(void);
 guint64 vmb_units_monotonic(void);
 
