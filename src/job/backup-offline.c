@@ -7,6 +7,7 @@
 #include "util/log.h"
 #include "virt/checkpoint.h"
 #include "virt/image-lock.h"
+#include "virt/reconnect.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -157,8 +158,8 @@ doubt(VmbBackupRun *run, GError **error, const char *why)
 {
     run->offline->doubt = TRUE;
     return vmb_error_set(error, VMB_ERROR_FAILED,
-                         "%s: %s while it was read shut off; what was read is dropped",
-                         run->result->domain, why);
+                         "%s: while it was read shut off, something happened that makes what was read "
+                         "doubtful, and it is dropped: %s", run->result->domain, why);
 }
 
 static gboolean
@@ -184,14 +185,14 @@ vmb_offline_confirm(VmbBackupRun *run, GError **error)
         if (!vmb_image_evidence_check(file->evidence, -1, &local))
             return doubt(run, error, local->message);
     }
-    if (!same_definition(run, &same, error) || !vmb_domain_state(run->domain, &state, error))
-        return FALSE;
+    if (!same_definition(run, &same, &local) || !vmb_domain_state(run->domain, &state, &local))
+        return doubt(run, error, local->message);
     if (state.active)
-        return doubt(run, error, "it was started");
+        return doubt(run, error, "the domain was started");
     if (!same)
-        return doubt(run, error, "its definition changed");
+        return doubt(run, error, "the domain's definition has changed");
     if (vmb_lifecycle_stirred(run->offline->watch))
-        return doubt(run, error, "libvirt told of a change, or could not have told,");
+        return doubt(run, error, "libvirt told of a change, or could not have told of one");
     return vmb_fault_point("offline-confirmed", error);
 }
 
@@ -207,7 +208,7 @@ begin_watch(VmbBackupRun *run, GError **error)
     offline->watch = vmb_lifecycle_watch(run->domain, error);
     if (offline->watch == NULL || !vmb_domain_state(run->domain, &state, error))
         return FALSE;
-    return state.active ? doubt(run, error, "it was started")
+    return state.active ? doubt(run, error, "the domain was started")
                         : vmb_fault_point("offline-watched", error);
 }
 
@@ -217,7 +218,7 @@ look(VmbBackupRun *run, GError **error)
     if (!vmb_backup_inspect(run, error))
         return FALSE;
     if (!run->info->offline)
-        return doubt(run, error, "it was started");
+        return doubt(run, error, "the domain was started");
     if (!remember_images(run, error) || !vmb_backup_plan(run, error))
         return FALSE;
     forget_others(run);
@@ -276,6 +277,12 @@ drop_attempt(VmbBackupRun *run)
     g_clear_pointer(&run->info, vmb_domain_info_free);
 }
 
+static gboolean
+state_step(VmbDomain *domain, gpointer state, GError **error)
+{
+    return vmb_domain_state(domain, state, error);
+}
+
 /* TRUE if the failed attempt may be followed by another one, of which *@started tells the kind. */
 static gboolean
 try_again(VmbBackupRun *run, guint n_reasons, const GError *failure, gboolean may_repeat,
@@ -283,7 +290,8 @@ try_again(VmbBackupRun *run, guint n_reasons, const GError *failure, gboolean ma
 {
     VmbDomainState state;
     gboolean doubted = run->offline->doubt;
-    if (g_cancellable_is_cancelled(run->stop) || !vmb_domain_state(run->domain, &state, NULL) ||
+    if (g_cancellable_is_cancelled(run->stop) ||
+        !vmb_virt_reconnecting(run->domain, state_step, &state, NULL) ||
         !(state.active || (doubted && may_repeat)))
         return FALSE;
     g_autofree char *why = g_strdup(failure->message);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Notices when a domain that is shut off is started, or its definition changes. */
 #include "virt/lifecycle.h"
+#include "virt/call.h"
 
 gboolean
 vmb_shut_off_read(VmbDomain *domain, VmbShutOff *how, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     virDomainPtr handle = vmb_domain_handle(domain);
     int state = 0, reason = 0, saved = virDomainHasManagedSaveImage(handle, 0);
     if (saved < 0 || virDomainGetState(handle, &state, &reason, 0) < 0)
@@ -18,6 +20,7 @@ vmb_shut_off_read(VmbDomain *domain, VmbShutOff *how, GError **error)
 char *
 vmb_shut_off_xml(VmbDomain *domain, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     char *raw = virDomainGetXMLDesc(vmb_domain_handle(domain),
                                     VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE);
     char *xml = g_strdup(raw);
@@ -59,6 +62,7 @@ note(virConnectPtr handle, virDomainPtr domain, int event, int detail, void *dat
 VmbLifecycle *
 vmb_lifecycle_watch(VmbDomain *domain, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     virConnectPtr handle = vmb_connection_handle(vmb_domain_connection(domain));
     Seen *seen = g_new0(Seen, 1);
     g_atomic_ref_count_init(&seen->refs);
@@ -94,8 +98,11 @@ vmb_lifecycle_free(VmbLifecycle *watch)
 {
     if (watch == NULL)
         return;
-    virConnectDomainEventDeregisterAny(watch->handle, watch->id);
-    virConnectClose(watch->handle);
+    {
+        VMB_DOMAIN_CALL(watch->domain);
+        virConnectDomainEventDeregisterAny(watch->handle, watch->id);
+        virConnectClose(watch->handle);
+    }
     vmb_domain_unref(watch->domain);
     seen_unref(watch->seen);
     g_free(watch);

@@ -201,6 +201,134 @@ def test_excluded_disk(t):
 
 
 @tap.test
+def test_block_devices(t):
+    """One holds a qcow2 image, one raw data. They have no times that tell anything, and know no leases."""
+    lab = OffLab(t, [Disk(SIZE), Disk(SIZE, fmt="raw")])
+    xml = lab.guest.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    for volume in lab.volumes.values():
+        if volume.fmt == "qcow2":
+            process.run("truncate", "-s", str(3 * SIZE), volume.path)
+        try:
+            device = process.run("losetup", "--find", "--show", volume.path).strip()
+        except process.CommandError as error:
+            t.skip("no loop devices: %s" % error)
+        t.defer(process.run, "losetup", "--detach", device)
+        xml = xml.replace("<source file='%s'/>" % volume.path, "<source dev='%s'/>" % device)
+        volume.path = device
+    lab.host.conn.defineXML(xml.replace("<disk type='file' device='disk'", "<disk type='block' "
+                                        "device='disk'"))
+    lab.fill("vda")
+    lab.fill("vdb")
+    lab.backup_off("full")
+    t.ok("bitmap-not-added" in lab.reasons("vda"), lab.reasons())
+    lab.write("vda", MIB, 64 * KIB, 1)
+    lab.write("vdb", MIB, 64 * KIB, 1)
+    lab.backup_off("compare", "incremental", {"vda": 1, "vdb": 1})
+    lab.on()
+    lab.backup("--level", "incremental")
+    lab.write("vda", 2 * MIB, 64 * KIB, 2)
+    lab.off()
+    lab.backup_off({"vda": "offline", "vdb": "compare"}, "incremental", {"vda": 1, "vdb": 0})
+    lab.write("vda", 3 * MIB, 64 * KIB, 3)
+    lab.backup_off({"vda": "offline", "vdb": "compare"}, "incremental")
+    holder = os.open(lab.volumes["vdb"].path, os.O_RDONLY | os.O_EXCL)
+    try:
+        lab.refused("uses it for another device")
+    finally:
+        os.close(holder)
+    lab.check_end(5)
+
+
+@tap.test
+def test_external_data_file(t):
+    lab = OffLab(t, [Disk(SIZE)])
+    path = lab.volumes["vda"].path
+    os.unlink(path)
+    process.run("qemu-img", "create", "-q", "-f", "qcow2", "-o",
+                "data_file=%s.data,data_file_raw=off" % path, path, str(SIZE))
+    lab.fill("vda")
+    lab.backup_off("full")
+    lab.write("vda", MIB, 64 * KIB, 1)
+    lab.backup_off("compare", "incremental", {"vda": 1})
+    lab.backup_off("offline", "incremental", {"vda": 0})
+    lab.check_end(3)
+
+
+# What goes wrong meanwhile
+
+@tap.test
+def test_server_dies(t):
+    lab = lab_of(t)
+    lab.backup_off("full")
+    lab.write("vda", MIB, 64 * KIB, 1)
+    go = lab.host.path(lab.directory, "go")
+    end = lab.start(fail_at="disk-opened=wait:" + go)
+    t.eventually(lambda: os.path.exists(go + ".reached"), 30, "the step")
+    servers = [pid for pid, words in lab.host.processes() if words.startswith("qemu-nbd")]
+    t.equal(len(servers), 1, "servers")
+    process.kill(servers[0])
+    with open(go, "wb"):
+        pass
+    end().expect(1).says("older points are intact")
+    lab.check_rest()
+    lab.backup_off("offline", "incremental", {"vda": 1})
+    lab.check_end(2)
+
+
+@tap.test
+def test_daemon_restarts(t):
+    """libvirt could not have told of a start meanwhile: it is done once more."""
+    lab = lab_of(t)
+    lab.backup_off("full")
+    lab.write("vda", MIB, 64 * KIB, 1)
+    go = lab.host.path(lab.directory, "go")
+    end = lab.start("-v", fail_at="offline-read=wait:" + go)
+    t.eventually(lambda: os.path.exists(go + ".reached"), 30, "the step")
+    lab.host.restart()
+    with open(go, "wb"):
+        pass
+    end().expect(0).says("trying once more")
+    lab.check_points()
+    lab.check_rest()
+    t.equal(lab.last["consistency"], "offline")
+    lab.check_end(2)
+
+
+@tap.test
+def test_image_changes_meanwhile(t):
+    """By something that is no start of the domain, and is gone again at the end."""
+    lab = lab_of(t)
+    lab.backup_off("full")
+    go = lab.host.path(lab.directory, "go")
+    lab.write("vda", MIB, 64 * KIB, 1)
+    end = lab.start("-v", fail_at="offline-read=wait:" + go)
+    t.eventually(lambda: os.path.exists(go + ".reached"), 30, "the step")
+    process.run("qemu-io", "-f", "qcow2", "-c", "write -P 99 2M 64k", lab.volumes["vda"].path)
+    with open(go, "wb"):
+        pass
+    end().expect(0).says("trying once more", "has changed")
+    lab.volumes["vda"].changed_behind(lab)
+    point, snapshots = lab.points[-1]
+    image.convert(lab.image(point, "vda"), snapshots["vda"][0])
+    image.compare(lab.image(point, "vda"), lab.volumes["vda"].model.path)
+    lab.backup_off("offline", "incremental")
+    lab.check_end(3)
+
+
+@tap.test
+def test_told_to_stop(t):
+    lab = lab_of(t)
+    lab.backup_off("full")
+    lab.write("vda", MIB, 64 * KIB, 1)
+    for step in ("image-open-alone", "offline-bitmap-added", "disk-data", "disk-finished"):
+        result = lab.run(fail_at=step + "=term")
+        t.equal(result.status, 143, result.describe())
+        lab.check_rest()
+    lab.backup_off("offline", "incremental", {"vda": 1})
+    lab.check_end(2)
+
+
+@tap.test
 def test_saved_memory(t):
     lab = lab_of(t)
     lab.backup_off("full")
