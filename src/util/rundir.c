@@ -28,14 +28,28 @@ vmb_make_dirs(const char *path, guint mode, GError **error)
     }
 }
 
+/* By its number and not by the environment: a cron job of the same user has no XDG_RUNTIME_DIR, and must meet
+ * the same locks. */
+static char *
+user_dir(void)
+{
+    struct stat st;
+    g_autofree char *path = g_strdup_printf("/run/user/%lu", (unsigned long)geteuid());
+    if (lstat(path, &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == geteuid())
+        return g_steal_pointer(&path);
+    return g_strdup(g_get_user_runtime_dir());
+}
+
 char *
 vmb_run_dir(GError **error)
 {
     g_autofree char *path = g_strdup(g_getenv("VMBACKUP_TEST_RUN_DIR"));
     if (path == NULL && geteuid() == 0)
         path = g_strdup("/run/vmbackup");
-    if (path == NULL)
-        path = g_build_filename(g_get_user_runtime_dir(), "vmbackup", NULL);
+    if (path == NULL) {
+        g_autofree char *user = user_dir();
+        path = g_build_filename(user, "vmbackup", NULL);
+    }
     if (!vmb_make_dirs(path, 0711, error))
         return NULL;
     return g_steal_pointer(&path);

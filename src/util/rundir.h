@@ -3,8 +3,9 @@
 #pragma once
 #include <glib.h>
 
-/* /run/vmbackup (root) or $XDG_RUNTIME_DIR/vmbackup, made if absent, mode 0711: QEMU's user must be
- * able to pass through to the directory of its socket, and nobody else to look around. The test
+/* /run/vmbackup (root) or /run/user/UID/vmbackup, made if absent, mode 0711: QEMU's user must be
+ * able to pass through to the directory of its socket, and nobody else to look around. Where there is no
+ * /run/user/UID: $XDG_RUNTIME_DIR/vmbackup, or ~/.cache/vmbackup without that either. The test
  * variable VMBACKUP_TEST_RUN_DIR names another one. Free with g_free(); NULL on error. */
 char *vmb_run_dir(GError **error);
 
