@@ -89,6 +89,9 @@ report(const VmbBackupResult *result, gpointer data)
         report_text(result);
     if (result->error != NULL)
         vmb_log(VMB_LOG_ERROR, "%s", result->error->message);
+    else if (vmb_signals_caught() != 0)
+        vmb_notice("%s: the point %s was complete when the signal came, so it is kept",
+                   result->domain, result->manifest->id);
 }
 
 static int
