@@ -180,7 +180,8 @@ VmbDomainInfo *
 vmb_domain_inspect(VmbDomain *domain, GError **error)
 {
     VmbDomainState state;
-    if (!vmb_domain_state(domain, &state, error))
+    if (!vmb_domain_state(domain, &state, error) ||
+        (state.active && !vmb_domain_check_answers(domain, error)))
         return NULL;
     g_autofree char *xml = get_xml(domain,
                                    VIR_DOMAIN_XML_SECURE |
