@@ -4,6 +4,7 @@
 #include "virt/call.h"
 #include "virt/checkpoint-private.h"
 #include "virt/image-bitmaps.h"
+#include "virt/lifecycle.h"
 #include "virt/reconnect.h"
 #include "util/fault.h"
 #include "util/log.h"
@@ -188,11 +189,27 @@ remove_stored(const VmbBitmapDisk *disk, const char *name, gboolean *found, GErr
     return TRUE;
 }
 
+/* Storage that hosts share may know no locks between them. */
+static gboolean
+check_not_elsewhere(VmbDomain *domain, const char *name, GError **error)
+{
+    VmbShutOff how;
+    if (!vmb_shut_off_read(domain, &how, error))
+        return FALSE;
+    return !how.migrated ||
+           vmb_error_set(error, VMB_ERROR_DOMAIN,
+                         "domain '%s' has migrated to another host, where its images may be in use, so "
+                         "the bitmaps of its checkpoint %s are left alone; release it there, or undefine "
+                         "it here with --checkpoints-metadata", vmb_domain_name(domain), name);
+}
+
 /* The images first: as long as one of them has its bitmap, the record names it. */
 static gboolean
 delete_shut_off(VmbDomain *domain, Deletion *deletion, gboolean exists, GError **error)
 {
     const char *name = deletion->name;
+    if (!check_not_elsewhere(domain, name, error))
+        return FALSE;
     g_autoptr(GPtrArray) recorded =
         exists ? vmb_checkpoint_targets(domain, name, error) : g_ptr_array_new();
     g_autoptr(GPtrArray) disks = recorded != NULL ? vmb_bitmap_disks(domain, error) : NULL;
