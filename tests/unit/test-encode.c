@@ -139,6 +139,50 @@ test_last_block_zero(Fixture *f, gconstpointer unused)
     check_block(f, 0, VMB_BLOCK_ZERO);
 }
 
+/* Against an earlier state: what has not changed is absent, be it data or zero. */
+static void
+test_compare(Fixture *f, gconstpointer unused)
+{
+    g_autoptr(VmbEncoder) encoder = vmb_encoder_new(VMB_COMPRESS_DEFAULT);
+    VmbBlock before[VMB_CHUNK_BLOCKS];
+    for (guint i = 0; i < VMB_CHUNK_BLOCKS; i++)
+        if (i % 4 != 3)
+            fill(f, i, i % 4 == 0);
+    vmb_encoder_chunk(encoder, &f->chunk);
+    memcpy(before, f->chunk.blocks, sizeof before);
+    f->chunk.compare = TRUE;
+    vmb_encoder_chunk(encoder, &f->chunk);
+    for (guint i = 0; i < VMB_CHUNK_BLOCKS; i++)
+        g_assert_cmpint(f->chunk.blocks[i].kind, ==, VMB_BLOCK_ABSENT);
+    /* Data that differs by its last byte, data from zero, zero from data; and absent is zero. */
+    memcpy(f->chunk.blocks, before, sizeof before);
+    f->chunk.blocks[3].kind = f->chunk.blocks[7].kind = VMB_BLOCK_ABSENT;
+    f->data[VMB_BLOCK_SIZE - 1] ^= 1;
+    fill(f, 3, FALSE);
+    memset(f->data + VMB_BLOCK_SIZE, 0, VMB_BLOCK_SIZE);
+    vmb_encoder_chunk(encoder, &f->chunk);
+    check_block(f, 0, VMB_BLOCK_PLAIN);
+    check_block(f, 1, VMB_BLOCK_ZERO);
+    check_block(f, 3, VMB_BLOCK_COMPRESSED);
+    for (guint i = 0; i < VMB_CHUNK_BLOCKS; i++)
+        if (i > 3 || i == 2)
+            g_assert_cmpint(f->chunk.blocks[i].kind, ==, VMB_BLOCK_ABSENT);
+}
+
+/* A digest that is not known is that of nothing, also not of zeroes. */
+static void
+test_compare_unknown(Fixture *f, gconstpointer unused)
+{
+    g_autoptr(VmbEncoder) encoder = vmb_encoder_new(VMB_COMPRESS_NONE);
+    f->chunk.compare = TRUE;
+    f->chunk.length = 2 * VMB_BLOCK_SIZE;
+    f->chunk.blocks[0].kind = f->chunk.blocks[1].kind = VMB_BLOCK_COMPRESSED;
+    fill(f, 0, FALSE);
+    vmb_encoder_chunk(encoder, &f->chunk);
+    check_block(f, 0, VMB_BLOCK_PLAIN);
+    check_block(f, 1, VMB_BLOCK_ZERO);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -147,5 +191,7 @@ main(int argc, char **argv)
     g_test_add("/encode/uncompressed", Fixture, NULL, set_up, test_uncompressed, tear_down);
     g_test_add("/encode/last-block", Fixture, NULL, set_up, test_last_block, tear_down);
     g_test_add("/encode/last-block-zero", Fixture, NULL, set_up, test_last_block_zero, tear_down);
+    g_test_add("/encode/compare", Fixture, NULL, set_up, test_compare, tear_down);
+    g_test_add("/encode/compare-unknown", Fixture, NULL, set_up, test_compare_unknown, tear_down);
     return g_test_run();
 }
