@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Start of the program: the table of verbs. */
 #include "cli/verbs.h"
+#include "util/leak.h"
 #include "virt/guard.h"
 
 #include <locale.h>
@@ -44,5 +45,8 @@ main(int argc, char **argv)
     setlocale(LC_ALL, "");
     setlocale(LC_NUMERIC, "C"); /* numbers are read and written for programs, too */
     signal(SIGPIPE, SIG_IGN);
-    return vmb_command_main(verbs, argc, argv);
+    vmb_leak_begin();
+    int status = vmb_command_main(verbs, argc, argv);
+    vmb_leak_end();
+    return status;
 }

@@ -109,7 +109,10 @@ class Running:
         for file in (self._out, self._err):
             file.seek(0)
             text.append(file.read().decode("utf-8", errors="backslashreplace"))
-        return Result(self.argv, status, text[0], text[1], time.monotonic() - self._started)
+        result = Result(self.argv, status, text[0], text[1], time.monotonic() - self._started)
+        if "leaked descriptor" in text[1]:
+            raise tap.Failure("the program has left files open\n" + result.describe())
+        return result
 
     def end(self):
         """For the cleanup: ends it if it still runs."""
@@ -155,7 +158,7 @@ class Tool:
         return self.host.enter(words) if self.host is not None and self.inside else words
 
     def _environment(self, env):
-        merged = dict(os.environ)
+        merged = dict(os.environ, VMBACKUP_TEST_LEAKS="1")
         for name in ("VMBACKUP_REPOSITORY", "LIBVIRT_DEFAULT_URI", "VMBACKUP_TEST_FAIL_AT"):
             merged.pop(name, None)
         merged.update(self.env)
