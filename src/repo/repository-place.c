@@ -22,8 +22,9 @@ write_place(VmbRepository *repository, const VmbPlace *now, GError **error)
     g_auto(VmbFd) root = openat(repository->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (root < 0)
         return vmb_error_errno(error, errno, "cannot open %s once more", repository->path);
-    if (!vmb_repository_lock_root(root))
-        return TRUE; /* another run does the same now */
+    /* Another run does the same now; or nobody could tell, and then it is not worth the risk. */
+    if (flock(root, LOCK_EX | LOCK_NB) < 0)
+        return TRUE;
     VmbPlace place = *now;
     place.hosts = repository->place->hosts;
     vmb_place_write(&place, repository->metadata);
