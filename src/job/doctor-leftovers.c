@@ -144,11 +144,17 @@ report_unnamed(VmbDoctor *doctor, const GPtrArray *names, const GPtrArray *point
                                 "but a point is damaged and may need it"
                               : "of this repository that neither its points nor its journal name, so "
                                 "that it is not known whose it is");
-    if (line != NULL)
-        line->advice = g_strdup_printf(
-            "virsh checkpoint-delete %s %s deletes one if you know that nobody needs it; vmbackup -r %s "
-            "release %s deletes all of this repository's", doctor->name,
-            (const char *)names->pdata[0], doctor->options->repository, doctor->name);
+    if (line == NULL)
+        return;
+    const char *first = names->pdata[0];
+    gboolean recorded = FALSE;
+    vmb_checkpoint_exists(doctor->domain, first, &recorded, NULL);
+    g_autofree char *single = g_strdup_printf(
+        "virsh checkpoint-delete %s %s deletes one if you know that nobody needs it; ", doctor->name,
+        first);
+    line->advice = g_strdup_printf("%svmbackup -r %s release %s deletes all of this repository's, and "
+                                   "the next backup compares", recorded ? single : "",
+                                   doctor->options->repository, doctor->name);
 }
 
 static void

@@ -116,8 +116,7 @@ thaw(Undo *undo)
     gboolean frozen = FALSE;
     if (!vmb_quiesce_thaw_leftover(undo->domain, THAW_TIMEOUT_S, &frozen, &error)) {
         undo->unreleased = TRUE;
-        vmb_warning("%s: could not ask the guest to thaw after a backup that died: %s", undo->name,
-                    error->message);
+        kept(undo, "could not ask the guest to thaw after a backup that died: %s", error->message);
     }
     if (frozen)
         removed(undo, "the guest was still frozen by a backup that died; it is thawed");
@@ -131,10 +130,13 @@ release_guest(Undo *undo, const VmbJournal *journal, GError **error)
         return TRUE;
     if (state.paused && resume(undo, journal, &state))
         state.paused = FALSE;
-    if (journal->may_freeze && !state.paused)
+    if (journal->may_freeze && !state.paused) {
         thaw(undo);
-    else if (journal->may_freeze)
-        undo->unreleased = TRUE; /* a paused guest cannot be asked */
+    } else if (journal->may_freeze) {
+        undo->unreleased = TRUE;
+        kept(undo, "the guest is paused, and can only be asked to thaw after a backup that died when "
+                   "it runs again");
+    }
     return vmb_fault_point("reconcile-guest-released", error);
 }
 

@@ -20,9 +20,9 @@ def lab(t, **options):
     return bench, bench.fresh(t, t.name, **options)
 
 
-def die(t, bench, repository, step="disk-data", guard=True):
+def die(t, bench, repository, step="disk-data", guard=True, more=()):
     """A run that is killed at a step; guard: its guard as well, at the same time."""
-    running, _ = repository.pause_at(t, step)
+    running, _ = repository.pause_at(t, step, *more)
     guards = bench.guards()
     if guard:
         for pid in guards:
@@ -338,6 +338,33 @@ def test_gone_domain(t):
 
 
 # Pauses
+
+@tap.test
+def test_paused_by_the_run(t):
+    """Its own pause is ended, and the pause of somebody else, before it or after, is not."""
+    bench, repository = lab(t)
+    base = bench.guest.checkpoints()
+    die(t, bench, repository, "frozen", more=("--quiesce", "pause"))
+    t.ok(not bench.guest.is_running(), "it is not paused")
+    lines = repaired(t, bench, repository, base)
+    t.ok(told(lines, "still paused by a backup that died; it is resumed", grade="ok"), lines)
+    bench.guest.suspend()
+    die(t, bench, repository, more=("--quiesce", "pause"))
+    doctor(t, repository, "--repair")
+    t.ok(not bench.guest.is_running(), "somebody's pause was ended")
+    bench.guest.resume()
+    # It may be frozen, but a paused guest cannot be asked: that is kept in mind.
+    die(t, bench, repository, "frozen")
+    bench.guest.suspend()
+    lines = doctor(t, repository, "--repair", status=1)
+    t.ok(told(lines, "when it runs again", grade="problem"), lines)
+    t.ok(told(lines, "a dead run's journal of"), lines)
+    t.ok(not bench.guest.is_running(), "somebody's pause was ended")
+    bench.guest.resume()
+    lines = repaired(t, bench, repository, base)
+    t.ok(told(lines, "still frozen by a backup that died; it is thawed", grade="ok"), lines)
+    repository.plain(t)
+
 
 def fill(path, leave):
     """A file that leaves so many bytes free."""
