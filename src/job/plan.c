@@ -66,12 +66,12 @@ static VmbReasonCode
 why_skipped(const VmbBackupOptions *options, const VmbDiskInfo *info)
 {
     gboolean selective = options->disks != NULL && options->disks[0] != NULL;
+    if (!info->has_medium)
+        return VMB_REASON_NO_MEDIUM;
     if (info->device == VMB_DEVICE_CDROM)
         return VMB_REASON_CDROM;
     if (info->device == VMB_DEVICE_FLOPPY)
         return VMB_REASON_FLOPPY;
-    if (!info->has_medium)
-        return VMB_REASON_NO_MEDIUM;
     if (info->readonly)
         return VMB_REASON_READ_ONLY;
     if (selective && !contains(options->disks, info->target))
@@ -122,6 +122,17 @@ make_full(VmbPlanDisk *disk, VmbReasonCode reason)
     disk->unchanged = FALSE;
 }
 
+/* Tests have no time for as many points. */
+static guint
+max_chain(void)
+{
+    const char *value = g_getenv("VMBACKUP_TEST_MAX_CHAIN");
+    guint64 length = VMB_MAX_CHAIN;
+    if (value != NULL)
+        g_ascii_string_to_unsigned(value, 10, 1, VMB_MAX_CHAIN, &length, NULL);
+    return (guint)length;
+}
+
 /* What no comparison can mend; VMB_N_REASONS if there is a parent to build on. *@detail may get a
  * sentence with the particulars. */
 static VmbReasonCode
@@ -138,7 +149,7 @@ why_full(const VmbBackupOptions *options, const VmbPlanDisk *disk, GPtrArray *po
         *detail = g_strdup(error->message);
         return VMB_REASON_PARENT_DAMAGED;
     }
-    return length >= VMB_MAX_CHAIN ? VMB_REASON_CHAIN_LIMIT : VMB_N_REASONS;
+    return length >= max_chain() ? VMB_REASON_CHAIN_LIMIT : VMB_N_REASONS;
 }
 
 /* Why no bitmap can say what changed, as far as that is plain without asking libvirt. */
