@@ -25,6 +25,8 @@ vmb_bitmap_disks(VmbDomain *domain, GError **error)
         return NULL;
     }
     g_autoptr(VmbDomainInfo) info = vmb_domain_info_from_xml(xml, error);
+    if (info != NULL)
+        vmb_domain_info_resolve_volumes(domain, xml, info);
     free(xml);
     if (info == NULL)
         return NULL;

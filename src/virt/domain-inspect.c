@@ -43,8 +43,8 @@ find_disk_node(xmlNode *devices, const char *target)
     return node;
 }
 
-static void
-resolve_volumes(VmbDomain *domain, const char *xml, VmbDomainInfo *info)
+void
+vmb_domain_info_resolve_volumes(VmbDomain *domain, const char *xml, VmbDomainInfo *info)
 {
     VMB_DOMAIN_CALL(domain);
     g_autoptr(VmbXml) document =
@@ -155,7 +155,7 @@ get_xml(VmbDomain *domain, unsigned int flags, GError **error)
 static gboolean
 complete(VmbDomain *domain, const char *xml, VmbDomainInfo *info, GError **error)
 {
-    resolve_volumes(domain, xml, info);
+    vmb_domain_info_resolve_volumes(domain, xml, info);
     for (guint i = 0; i < info->disks->len; i++) {
         VmbDiskInfo *disk = g_ptr_array_index(info->disks, i);
         if (info->offline)

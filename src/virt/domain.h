@@ -83,6 +83,8 @@ VmbDomainInfo *vmb_domain_inspect(VmbDomain *domain, GError **error);
 /* The pure part: parses a live XML (sizes, bitmaps and tpm_dir are left unset). For tests as well.
  * Errors: VMB_ERROR_FAILED for broken XML. */
 VmbDomainInfo *vmb_domain_info_from_xml(const char *live_xml, GError **error);
+/* Gives disks of storage pools the paths that the pools know for them; @xml: what @info was parsed from. */
+void vmb_domain_info_resolve_volumes(VmbDomain *domain, const char *xml, VmbDomainInfo *info);
 /* Targets of disks that differ between two states of a domain (added, removed, other source), as one
  * comma-separated text, or NULL. */
 char *vmb_domain_info_compare_disks(const VmbDomainInfo *before, const VmbDomainInfo *after);

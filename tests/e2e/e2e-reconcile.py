@@ -211,6 +211,26 @@ def test_record_without_bitmap(t):
 
 
 @tap.test
+def test_record_without_bitmap_nor_image(t):
+    """Nobody can look into the image: that disk is tried alone, and the others go all the same."""
+    bench, repository = lab(t)
+    base = bench.guest.checkpoints()
+    die(t, bench, repository)
+    name = new_checkpoint(bench, base)
+    bench.guest.dom.abortJob()
+    t.eventually(lambda: not bench.job_active(), 20, "the job ends")
+    remove_bitmap(bench, "vda", name)
+    path = bench.guest.disk_path("vda")
+    os.rename(path, path + ".away")
+    t.defer(lambda: os.path.exists(path) or os.rename(path + ".away", path))
+    doctor(t, repository, "--repair", status=(0, 1))
+    os.rename(path + ".away", path)
+    no_trace(t, bench, name)
+    t.equal(doctor(t, repository), [])
+    repository.plain(t)
+
+
+@tap.test
 def test_deletion_killed_half_way(t):
     """Killed when the record was made smaller: what is left of the checkpoint is still found."""
     bench, repository = lab(t)
@@ -249,6 +269,48 @@ def test_old_checkpoint_killed_half_way(t):
     bench.write(t.random)
     repository.plain(t)
     no_trace(t, bench, old)
+
+
+def attach_volume(t, bench):
+    """A disk that the domain's XML names by storage pool and volume. Returns what takes it away."""
+    place = bench.host.directory("pool-" + t.name, 0o755, owner="qemu")
+    pool = bench.host.conn.storagePoolCreateXML(
+        "<pool type='dir'><name>vmbpool</name><target><path>%s</path></target></pool>" % place, 0)
+    t.defer(pool.destroy)
+    path = pool.createXML("<volume><name>vmbvolume</name><capacity unit='M'>8</capacity><target>"
+                          "<format type='qcow2'/><compat>1.1</compat></target></volume>", 0).path()
+    shutil.chown(path, *bench.host.qemu_ids())
+    xml = ("<disk type='volume' device='disk'><driver name='qemu' type='qcow2'/><source pool='vmbpool' "
+           "volume='vmbvolume'/><target dev='vdx' bus='virtio'/></disk>")
+    bench.guest.dom.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    t.eventually(lambda: "vdd" in bench.guest.exec("ls /dev"), 20, "the guest sees the disk")
+
+    def detach():
+        bench.guest.dom.detachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        t.eventually(lambda: "'vdx'" not in bench.guest.dom.XMLDesc(0), 30, "the disk is detached")
+    return path, detach
+
+
+@tap.test
+def test_disk_of_a_pool(t):
+    """Its image is found through the pool, and its bitmap where libvirt's record is gone."""
+    bench, repository = lab(t)
+    base = bench.guest.checkpoints()
+    path, detach = attach_volume(t, bench)
+    for lost in ("vda", "record"):
+        die(t, bench, repository)
+        name = new_checkpoint(bench, base)
+        bench.guest.dom.abortJob()
+        t.eventually(lambda: not bench.job_active(), 20, "the job ends")
+        if lost == "record":
+            forget_record(bench, name)
+        else:
+            remove_bitmap(bench, lost, name)
+        repaired(t, bench, repository, base)
+        no_trace(t, bench, name)
+    detach()
+    t.ok("vmbackup-" not in process.run("qemu-img", "info", path), "a bitmap is in the volume")
+    repository.plain(t)
 
 
 # Shut-off domains, and domains that are gone

@@ -212,6 +212,22 @@ def test_running_backup(t):
     repository.assert_tidy(t)
 
 
+@tap.test
+def test_saved_domain(t):
+    """Its memory is saved, and goes on with images that have lost their bitmaps."""
+    bench, repository = lab(t)
+    (ours,) = bench.guest.checkpoints()
+    bench.guest.dom.managedSave(0)
+    bench.guest.wait_off()
+    t.contains(stored(bench), ours)
+    t.equal(names(release(repository)), [ours])
+    t.ok(ours not in stored(bench), stored(bench))
+    bench.guest.dom.create()
+    t.eventually(bench.thawed, 60, "the agent answers", 0.1)
+    t.equal(bench.guest.checkpoints() + bench.guest.bitmaps("vda"), [])
+    goes_on(t, bench, repository)
+
+
 def die(t, bench, repository):
     """A run that is killed together with its guard."""
     running, _ = repository.pause_at(t, "disk-data")
