@@ -124,9 +124,7 @@ check_device(xmlNode *device, gboolean logs)
     const char *name = (const char *)device->name;
     xmlChar *type = xmlGetNoNsProp(device, BAD_CAST "type");
     FUZZ_CHECK(!is_listed(name, never));
-    if (strcmp(name, "controller") != 0 && strcmp(name, "input") != 0 && strcmp(name, "hub") != 0 &&
-        strcmp(name, "memory") != 0)
-        FUZZ_CHECK(!is_listed((const char *)type, types));
+    FUZZ_CHECK(!is_listed(name, typed) || !is_listed((const char *)type, types));
     xmlFree(type);
     check_tree(name, device, logs);
 }
@@ -218,11 +216,14 @@ try(const guint8 *data, gsize length)
     }
     FUZZ_CHECK(dangers != NULL);
     check_domain(result, options.log_dir != NULL);
-    /* Twice changes nothing more, random values aside. */
+    /* Once more changes nothing more, random values aside, nor how the text is written: what was
+     * odd about the first one is gone after that. */
     g_autofree char *again = vmb_restore_xml(result, &options, &error);
     FUZZ_CHECK(again != NULL);
+    g_autofree char *third = vmb_restore_xml(again, &options, &error);
+    FUZZ_CHECK(third != NULL);
     if (!options.new_identity && strstr(result, "genid") == NULL)
-        FUZZ_CHECK(is_same(result, again));
+        FUZZ_CHECK(is_same(again, third));
     return TRUE;
 }
 
