@@ -42,7 +42,8 @@ main(void)
                    vmb_reason_meaning((VmbReasonCode)code));
         fputs("=back\n\n", stdout);
     }
-    fputs("=head1 SEE ALSO\n\nL<vmbackup(1)>, L<vmbackup-backup(1)>, L<vmbackup-show(1)>\n",
+    fputs("=head1 SEE ALSO\n\nL<vmbackup(1)>, L<vmbackup-backup(1)>, L<vmbackup-show(1)>, "
+          "L<vmbackup-recovery(7)>\n",
           stdout);
     return fflush(stdout) == 0 ? 0 : 1;
 }

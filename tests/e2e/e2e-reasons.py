@@ -14,9 +14,13 @@ PROVOCATIONS = {}
 
 
 def all_codes():
-    """The closed list, from the table of which manifest, report and manual are made."""
+    """The closed list, from the table of which manifest, report and manual are made.
+
+    {code: is it a warning}
+    """
     with open(os.path.join(HERE, "../../src/util/reason.c"), encoding="utf-8") as file:
-        return re.findall(r'\[VMB_REASON_[A-Z_]+\] = \{"([a-z-]+)"', file.read())
+        found = re.findall(r'\[VMB_REASON_[A-Z_]+\] = \{"([a-z-]+)", (TRUE|FALSE)', file.read())
+    return {name: warning == "TRUE" for name, warning in found}
 
 
 def provokes(*names):
@@ -534,6 +538,17 @@ def test_every_code_is_provoked(t):
     t.ok(len(names) > 40, "the table has %d codes" % len(names))
     t.equal(sorted(set(names) - set(PROVOCATIONS)), [], "codes that nothing provokes")
     t.equal(sorted(set(PROVOCATIONS) - set(names)), [], "provocations without a code")
+
+
+@tap.test
+def test_page_on_recovery(t):
+    """It speaks of every warning, and only of codes that there are."""
+    with open(os.path.join(HERE, "../../man/vmbackup-recovery.7.pod"), encoding="utf-8") as file:
+        words = set(re.findall(r"C<([a-z]+(?:-[a-z]+)+)>", file.read()))
+    names = all_codes()
+    t.equal(sorted(name for name in names if names[name] and name not in words), [],
+            "warnings that the page does not mention")
+    t.equal(sorted(words - set(names) - {"no-space"}), [], "words that are no codes")
 
 
 for provocation in dict.fromkeys(PROVOCATIONS.values()):

@@ -209,20 +209,30 @@ class Round:
         bench, t = self.bench, self.t
         bench.write(self.rng)
         content = bench.content()
-        paused = self.rng.random() < 0.25
-        if paused:
+        state = self.rng.choice(("filesystem",) * 6 + ("paused",) * 2 + ("offline",) * 2)
+        if state == "paused" and not bench.thawed():
+            # A guest that a dead run has left frozen cannot be thawed while it is paused.
+            state = "filesystem"
+        if state == "paused":
             bench.guest.suspend()
+        elif state == "offline":
+            bench.guest.destroy()
+        if state != "filesystem":
+            # Nobody writes now, so that these are known as well.
             for target in bench.WRITTEN:
                 content[target] = bench.guest.disk_raw(
                     target, bench.host.path("tmp", "c%d-%s" % (self.number, target)))
         try:
             result = self.chain.run().expect(0)
         finally:
-            if paused:
+            if state == "paused":
                 bench.guest.resume()
-        self.check_next(result, content, paused)
+            elif state == "offline":
+                bench.guest.start()
+                bench.guest.wait_agent()
+        self.check_next(result, content, state)
 
-    def check_next(self, result, content, paused):
+    def check_next(self, result, content, state):
         """It was good, and has tidied up."""
         t, bench = self.t, self.bench
         manifest = self.chain.accept(t, content)
@@ -231,7 +241,7 @@ class Round:
             if target in content:
                 os.unlink(content.pop(target))
         codes = {reason["code"] for reason in manifest["reasons"]}
-        t.ok(manifest["consistency"] == ("paused" if paused else "filesystem"),
+        t.ok(manifest["consistency"] == state,
              "the next run is %s\n%s" % (manifest["consistency"], result.describe()))
         t.ok(not codes & {"leftovers-kept", "checkpoint-not-deleted"}, result.describe())
         bench.wait_released(t)
