@@ -117,6 +117,8 @@ static void
 check_device(xmlNode *device, gboolean logs)
 {
     static const char *const never[] = {"hostdev", "filesystem", "shmem", "lease", NULL};
+    static const char *const typed[] = {"disk",    "interface", "serial",    "parallel", "console",
+                                        "channel", "audio",     "smartcard", "redirdev", NULL};
     static const char *const types[] = {
         "exec", "vhostuser", "hostdev", "server",        "client", "mcast",
         "udp",  "vdpa",      "tcp",     "dev",           "pipe",   "stdio",
