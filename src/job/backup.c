@@ -270,11 +270,13 @@ why_job_is_gone(VmbBackupRun *run)
 {
     VmbDomainState state;
     gboolean reading = run->watch != NULL && run->manifest->disks->len < run->plan->disks->len;
-    if (run->job == NULL || !vmb_domain_state(run->domain, &state, NULL))
+    if (run->offline != NULL || !vmb_domain_state(run->domain, &state, NULL))
         return NULL;
+    if (!state.active && run->job == NULL)
+        return "the domain was shut down before the backup job began";
     if (!state.active)
         return "the domain was shut down while it was backed up, and the job ended with it";
-    if (reading && !vmb_backup_job_is_active(run->job))
+    if (reading && run->job != NULL && !vmb_backup_job_is_active(run->job))
         return "somebody else ended the backup job";
     return NULL;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Random writes, resizes, detachments, kills and backups of a paused domain, against models of its disks.
+"""Random writes, resizes, swaps, replacements, kills and backups of a paused domain, against models of its disks.
 
 VMBACKUP_TEST_SEED repeats a run, VMBACKUP_TEST_LONG=1 makes it long, VMBACKUP_TEST_SECONDS sets its
 length.
@@ -30,7 +30,7 @@ WHILE_THE_JOB_RUNS = ["job-started", "disk-opened", "disk-data", "disk-finished"
 # Options of qemu-img create, and how often.
 FORMATS = [({}, 6), ({"cluster_size": 4096}, 3), ({"cluster_size": 2 * MIB}, 3),
            ({"cluster_size": 128 * KIB}, 1), ({"cluster_size": 512}, 1), ({"extended_l2": "on"}, 2),
-           ({"compat": "0.10"}, 1), (None, 1)]
+           ({"compat": "0.10"}, 1), (None, 3)]
 
 
 def seconds():
@@ -52,12 +52,13 @@ class World:
         self.t, self.rng, self.log = t, rng, []
         self.output = ""     # of the last run
         self.judged = set()  # ids of points
+        self.compare = True  # the last run might compare
         self.lost = set()    # checkpoints that a test deleted, or a backup without their disks
         self.host = t.once("host", PrivateLibvirt)
         self.templates = {}
         self.away = []       # detached volumes
         self.job = False     # there may be one: of a run in progress, or left by a killed one
-        # Volume -> reasons for which its next backup may be a full.
+        # Volume -> reasons for which its next backup may be a comparison.
         self.doubts = {}
         self.known = set()   # volumes that some point holds
         disks = [self.random_disk(n) for n in range(rng.choice([2, 2, 3]))]
@@ -194,6 +195,7 @@ class World:
             choose(self.rng, [(self.step_write, 3), (self.step_resize, 2),
                               (self.step_shrink_and_grow, 2), (self.step_detach, 1),
                               (self.step_attach, 1), (self.step_template, 1),
+                              (self.step_swap, 2), (self.step_replace, 2),
                               (self.step_restart_libvirtd, 1)])()
         self.say("on")
         self.lab.on()
@@ -221,6 +223,40 @@ class World:
                 self.rng.randrange(1, 256), self.rng.randrange(0, 4) * 1024), template)
             volume.changed_behind(self.lab)
             self.doubts[volume].add("layer-changed")
+
+    def step_swap(self):
+        """Two images change places, with the serials; only while the domain is off."""
+        if len(self.lab.volumes) < 2:
+            return
+        one, two = (self.lab.volumes[target] for target in
+                    self.rng.sample(sorted(self.lab.volumes), 2))
+        self.say("swap %s and %s", one.disk.target, two.disk.target)
+        for name in ("path", "serial", "fmt"):
+            first, second = getattr(one.disk, name), getattr(two.disk, name)
+            setattr(one.disk, name, second)
+            setattr(two.disk, name, first)
+        one.disk, two.disk = two.disk, one.disk
+        for volume in (one, two):
+            self.lab.volumes[volume.disk.target] = volume
+        self.host.conn.defineXML(self.lab.guest.xml())
+
+    def step_replace(self):
+        """A copy takes the image's place; only while the domain is off."""
+        volume = self.rng.choice(self.volumes())
+        keep = self.rng.random() < 0.5
+        self.say("replace %s by a copy, %s", volume.disk.target, "as it is" if keep else "converted")
+        copy = volume.path + ".copy"
+        if keep or volume.disk.backing:
+            process.run("cp", "--sparse=always", volume.path, copy)
+        else:
+            compat = ["-o", "compat=0.10"] if "compat" in volume.disk.options and \
+                volume.fmt == "qcow2" else []
+            process.run("qemu-img", "convert", "-f", volume.fmt, "-O", volume.fmt, *compat,
+                        volume.path, copy)
+            volume.cluster = max(volume.cluster, 64 * KIB) if volume.fmt == "qcow2" else SECTOR
+        os.rename(copy, volume.path)
+        # Exchanged as well, it is not known as the disk that it was.
+        self.doubts[volume] |= {"source-changed", "new-disk"}
 
     def step_detach(self):
         """Live ones go at once only if they are SCSI disks; one always stays."""
@@ -280,6 +316,9 @@ class World:
         level = choose(rng, [("auto", 6), ("incremental", 2), ("full", 1)])
         compress = rng.choice(["none", "zstd", "zstd:3"])
         arguments = ["--level", level, "--compress", compress]
+        self.compare = rng.random() < 0.85
+        if not self.compare:
+            arguments.append("--no-compare")
         selected = sorted(self.lab.volumes)
         if len(selected) > 1 and rng.random() < 0.25:
             some = rng.sample(selected, rng.randrange(1, len(selected)))
@@ -362,7 +401,8 @@ class World:
     def judge_refusal(self, result, level, selected):
         """The only failure that nothing injected."""
         self.t.equal((result.status, level), (23, "incremental"), result.describe())
-        self.t.ok(any(self.doubts[v] or v not in self.known for v in selected),
+        self.t.ok(any(v not in self.known or "new-disk" in self.doubts[v] or
+                      (self.doubts[v] and not self.compare) for v in selected),
                   "every disk could be incremental\n" + result.describe())
 
     def judge_levels(self, level, selected):
@@ -376,11 +416,18 @@ class World:
             if level == "full":
                 fine.add("full-requested")
             if disk["level"] == "full":
+                fine = fine if not self.compare else fine & {"first-backup", "new-disk",
+                                                             "full-requested"}
                 self.t.ok(level != "incremental" and disk["reason"] in fine,
                           "%s is full for %s, not for one of %s" % (disk["target"], disk["reason"],
                                                                     sorted(fine)))
-            else:
-                self.t.ok(level != "full" and volume in self.known, "an increment of nothing")
+                continue
+            self.t.ok(level != "full" and volume in self.known, "an increment of nothing")
+            if disk["method"] == "compare":
+                self.t.ok(self.compare and disk["reason"] in fine,
+                          "%s is compared for %s, not for one of %s" % (
+                              disk["target"], disk["reason"], sorted(fine)))
+        for volume in selected:
             self.known.add(volume)
             self.doubts[volume] &= {"no-bitmap-support"}
         for volume in self.away:
@@ -411,7 +458,7 @@ class World:
     def run(self, deadline):
         steps = [(self.step_write, 10), (self.step_fill, 2), (self.step_discard_all, 1),
                  (self.step_flush, 1), (self.step_resize, 2), (self.step_shrink_and_grow, 4),
-                 (self.step_off_and_on, 3), (self.step_kill_qemu, 1),
+                 (self.step_off_and_on, 4), (self.step_kill_qemu, 2),
                  (self.step_restart_libvirtd, 1), (self.step_detach, 1), (self.step_attach, 2),
                  (self.step_lose_checkpoint, 0.5), (self.step_foreign_checkpoint, 0.3),
                  (self.step_backup, 8), (self.step_failing_backup, 4),
@@ -425,6 +472,7 @@ class World:
     def finish(self):
         """Whatever happened, a plain backup succeeds; all verifies and restores."""
         self.say("last backup")
+        self.compare = True
         self.judge(self.lab.run().expect(0), "auto", list(self.lab.volumes.values()))
         self.lab.tool.ok("verify", self.lab.name)
         for point, snapshots in self.rng.sample(self.lab.points, min(2, len(self.lab.points))):

@@ -119,7 +119,7 @@ def test_power_failure(t):
     bench.host.start()
     bench.guest.start()
     bench.guest.wait_agent()
-    result = repository.plain(t, "full", reasons=("leftovers-removed",))
+    result = repository.plain(t, reasons=("leftovers-removed",))
     t.ok({"bitmap-unusable", "checkpoint-missing"} & set(codes(result)),
          "reasons %s" % codes(result))
     bench.write(t.random)
