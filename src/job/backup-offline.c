@@ -49,7 +49,7 @@ static gboolean
 remember(VmbOffline *offline, const VmbDiskInfo *disk, const char *path, gboolean active,
          GError **error)
 {
-    VmbImageEvidence *evidence = vmb_image_evidence_new(path, error);
+    VmbImageEvidence *evidence = vmb_image_evidence_new(path, !active, error);
     if (evidence == NULL)
         return FALSE;
     VmbOfflineFile *file = g_new0(VmbOfflineFile, 1);

@@ -20,6 +20,7 @@ typedef struct {
 
 struct VmbImageEvidence {
     char *path;
+    gboolean shared;
     Look look;
 };
 
@@ -84,13 +85,14 @@ look_at_path(const char *path, Look *look, GError **error)
 }
 
 VmbImageEvidence *
-vmb_image_evidence_new(const char *path, GError **error)
+vmb_image_evidence_new(const char *path, gboolean shared, GError **error)
 {
     Look look;
     if (!look_at_path(path, &look, error))
         return NULL;
     VmbImageEvidence *evidence = g_new0(VmbImageEvidence, 1);
     evidence->path = g_strdup(path);
+    evidence->shared = shared;
     evidence->look = look;
     return evidence;
 }
@@ -123,7 +125,7 @@ vmb_image_evidence_renew(VmbImageEvidence *evidence, int fd, GError **error)
 }
 
 static const char *
-compare(const Look *before, const Look *now)
+compare(const Look *before, const Look *now, gboolean shared)
 {
     if (before->device != now->device || before->inode != now->inode)
         return "it is another file now";
@@ -133,7 +135,9 @@ compare(const Look *before, const Look *now)
         return "its header or its bitmaps have changed";
     if (before->modified_ns != now->modified_ns)
         return "it was written to";
-    return before->changed_ns != now->changed_ns ? "its owner, mode or times have changed" : NULL;
+    return !shared && before->changed_ns != now->changed_ns
+               ? "its owner, mode or times have changed"
+               : NULL;
 }
 
 gboolean
@@ -143,7 +147,7 @@ vmb_image_evidence_check(const VmbImageEvidence *evidence, int fd, GError **erro
     if (!(fd >= 0 ? look_at(fd, evidence->path, &now, error)
                   : look_at_path(evidence->path, &now, error)))
         return FALSE;
-    const char *what = compare(&evidence->look, &now);
+    const char *what = compare(&evidence->look, &now, evidence->shared);
     g_free(now.content);
     return what == NULL ||
            vmb_error_set(error, VMB_ERROR_FAILED, "%s: %s", evidence->path, what);

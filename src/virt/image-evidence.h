@@ -6,9 +6,10 @@
 typedef struct VmbImageEvidence VmbImageEvidence;
 
 /* Device, inode, size, times of change, and the digest of the first cluster and of the directory of
- * bitmaps. A block device has no times that tell anything: there only the content counts. Errors:
- * VMB_ERROR_FAILED. */
-VmbImageEvidence *vmb_image_evidence_new(const char *path, GError **error);
+ * bitmaps. A block device has no times that tell anything: there only the content counts. @shared: other
+ * domains may have it below their images, and libvirt may give it to another owner when one of these
+ * starts, which is no change then. Errors: VMB_ERROR_FAILED. */
+VmbImageEvidence *vmb_image_evidence_new(const char *path, gboolean shared, GError **error);
 void vmb_image_evidence_free(VmbImageEvidence *evidence);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbImageEvidence, vmb_image_evidence_free)
 const char *vmb_image_evidence_path(const VmbImageEvidence *evidence);

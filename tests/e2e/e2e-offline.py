@@ -9,6 +9,8 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from vmbtest import process, tap  # noqa: E402
+from vmbtest.guest import Guest  # noqa: E402
+from vmbtest.libvirtd import PrivateLibvirt  # noqa: E402
 from offline_lab import KIB, MIB, Disk, OffLab, image, libvirt, stored_bitmaps  # noqa: E402
 
 SIZE = 8 * MIB
@@ -30,6 +32,18 @@ def without_server(t, lab):
         file.write("#!/bin/sh\nexit 9\n")
     os.chmod(os.path.join(path, "qemu-nbd"), 0o755)
     return {"PATH": path + ":" + os.environ["PATH"]}
+
+
+def stop_at(t, lab, step):
+    """A backup that waits at a step: returns what waits for its end, and what lets it continue."""
+    path = lab.host.path(lab.directory, "go")
+    end = lab.start("-v", fail_at="%s=wait:%s" % (step, path))
+    t.eventually(lambda: os.path.exists(path + ".reached"), 30, step, 0.01)
+
+    def go():
+        with open(path, "wb"):
+            pass
+    return end, go
 
 
 @tap.test
@@ -106,6 +120,33 @@ def test_chain_of_images(t):
     lab.backup("--level", "incremental")
     t.equal(lab.manifest_disks()["vda"]["method"], "bitmap")
     lab.check_end(4)
+
+
+@tap.test
+def test_template_in_use(t):
+    """Another domain with the same template is started meanwhile; libvirt gives the template to QEMU."""
+    host = t.once("host", PrivateLibvirt)
+    template = os.path.join(host.images, "template.qcow2")
+    image.create(template, SIZE)
+    process.run("qemu-io", "-f", "qcow2", "-c", "write -P 5 0 4M", template)
+    lab = OffLab(t, [Disk(SIZE, backing=template)])
+    other = Guest(host, "clone", disks=[Disk(SIZE, backing=template)], mount=())
+    t.defer(other.undefine)
+    t.defer(other.destroy)
+    lab.volumes["vda"].changed_behind(lab)
+    lab.write("vda", MIB, 64 * KIB, 1)
+    lab.backup_off("full")
+    lab.write("vda", 2 * MIB, 64 * KIB, 2)
+    end, go = stop_at(t, lab, "offline-read")
+    before = os.stat(template)
+    other.start(paused=True)
+    t.ok(os.stat(template).st_ctime_ns != before.st_ctime_ns, "libvirt left it alone")
+    go()
+    result = end().expect(0)
+    t.ok("trying once more" not in result.err, result.describe())
+    lab.write("vda", 3 * MIB, 64 * KIB, 3)
+    lab.backup_off("offline", "incremental")
+    lab.check_end(3)
 
 
 @tap.test
@@ -261,14 +302,11 @@ def test_server_dies(t):
     lab = lab_of(t)
     lab.backup_off("full")
     lab.write("vda", MIB, 64 * KIB, 1)
-    go = lab.host.path(lab.directory, "go")
-    end = lab.start(fail_at="disk-opened=wait:" + go)
-    t.eventually(lambda: os.path.exists(go + ".reached"), 30, "the step")
+    end, go = stop_at(t, lab, "disk-opened")
     servers = [pid for pid, words in lab.host.processes() if words.startswith("qemu-nbd")]
     t.equal(len(servers), 1, "servers")
     process.kill(servers[0])
-    with open(go, "wb"):
-        pass
+    go()
     end().expect(1).says("older points are intact")
     lab.check_rest()
     lab.backup_off("offline", "incremental", {"vda": 1})
@@ -281,12 +319,9 @@ def test_daemon_restarts(t):
     lab = lab_of(t)
     lab.backup_off("full")
     lab.write("vda", MIB, 64 * KIB, 1)
-    go = lab.host.path(lab.directory, "go")
-    end = lab.start("-v", fail_at="offline-read=wait:" + go)
-    t.eventually(lambda: os.path.exists(go + ".reached"), 30, "the step")
+    end, go = stop_at(t, lab, "offline-read")
     lab.host.restart()
-    with open(go, "wb"):
-        pass
+    go()
     end().expect(0).says("trying once more")
     lab.check_points()
     lab.check_rest()
@@ -299,13 +334,10 @@ def test_image_changes_meanwhile(t):
     """By something that is no start of the domain, and is gone again at the end."""
     lab = lab_of(t)
     lab.backup_off("full")
-    go = lab.host.path(lab.directory, "go")
     lab.write("vda", MIB, 64 * KIB, 1)
-    end = lab.start("-v", fail_at="offline-read=wait:" + go)
-    t.eventually(lambda: os.path.exists(go + ".reached"), 30, "the step")
+    end, go = stop_at(t, lab, "offline-read")
     process.run("qemu-io", "-f", "qcow2", "-c", "write -P 99 2M 64k", lab.volumes["vda"].path)
-    with open(go, "wb"):
-        pass
+    go()
     end().expect(0).says("trying once more", "has changed")
     lab.volumes["vda"].changed_behind(lab)
     point, snapshots = lab.points[-1]

@@ -464,7 +464,8 @@ test_evidence(Fixture *fixture, gconstpointer data)
     struct timespec times[2];
     struct stat st;
     save(fixture, FILE_SIZE);
-    g_autoptr(VmbImageEvidence) evidence = vmb_image_evidence_new(fixture->path, NULL);
+    g_autoptr(VmbImageEvidence) evidence = vmb_image_evidence_new(fixture->path, FALSE, NULL);
+    g_autoptr(VmbImageEvidence) shared = vmb_image_evidence_new(fixture->path, TRUE, NULL);
     g_assert_nonnull(evidence);
     expect_changed(evidence, NULL);
     g_auto(VmbFd) fd = open(fixture->path, O_RDWR | O_CLOEXEC);
@@ -480,6 +481,9 @@ test_evidence(Fixture *fixture, gconstpointer data)
     expect_changed(evidence, "written to");
     g_assert_cmpint(futimens(fd, times), ==, 0);
     expect_changed(evidence, "times have changed");
+    g_assert_cmpint(pwrite(fd, "\0", 1, 3 * CLUSTER), ==, 1);
+    g_assert_cmpint(futimens(fd, times), ==, 0);
+    expect_changed(shared, NULL);
     g_assert_true(vmb_image_evidence_renew(evidence, fd, NULL));
     expect_changed(evidence, NULL);
     g_assert_cmpint(ftruncate(fd, FILE_SIZE + 1), ==, 0);
