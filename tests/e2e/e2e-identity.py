@@ -409,6 +409,36 @@ def test_only_what_is_there_is_defined(t):
 
 
 @tap.test
+def test_a_record_that_lacks_a_disk(t):
+    """The same name is there, but somebody has left a disk out of it."""
+    box, guest = lab(t), lab(t).guest(t, disks=3)
+    tool = box.tool(t, "repo")
+    targets = [disk.target for disk in guest.disks]
+    write(guest, 1)
+    backup(tool, guest)
+    name = guest.checkpoints()[0]
+    record = ("<domaincheckpoint><name>%s</name><creationTime>1</creationTime><disks>%s</disks>"
+              "</domaincheckpoint>" % (name, "".join(
+                  "<disk name='%s' checkpoint='bitmap' bitmap='%s'/>" % (target, name)
+                  for target in targets[:1])))
+    guest.dom.checkpointCreateXML(record, libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+    # One of those that it lacks has no bitmap any more: it stays out.
+    xml = guest.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    guest.destroy()
+    guest.host.conn.defineXML(xml)
+    remove_bitmaps(guest, targets[2])
+    guest.start(paused=True)
+    write(guest, 2)
+    result = backup(tool, guest)
+    t.ok("checkpoint-redefined" in codes(result), result.describe())
+    t.equal({d["target"]: d["method"] for d in disks(result)},
+            dict(zip(targets, ("bitmap", "bitmap", "compare"))))
+    same_as_disks(t, tool, guest)
+    for target in targets:
+        t.equal(guest.bitmaps(target), guest.checkpoints(), "no stray bitmap")
+
+
+@tap.test
 def test_disks_change_places(t):
     """libvirt's record names the old targets."""
     box, guest = lab(t), lab(t).guest(t)
