@@ -4,6 +4,7 @@
 #include "job/scratch-space.h"
 #include "util/error.h"
 #include "util/fsio.h"
+#include "util/log.h"
 
 /* Between two looks. statvfs() costs microseconds; a guest at 2 GB/s writes 100 MB meanwhile. */
 #define PERIOD_US (50 * 1000)
@@ -14,6 +15,7 @@
 struct VmbScratchWatch {
     char *dir;
     VmbDomain *domain;
+    VmbDomain *own; /* the same, by the state thread's connection */
     GCancellable *stop;
     guint64 reserve;
     gboolean had_io_error; /* QEMU had paused the guest before the job: not for us to judge */
@@ -56,7 +58,14 @@ static gboolean
 domain_is_stopped(VmbScratchWatch *watch)
 {
     VmbDomainState state;
-    if (watch->had_io_error || !vmb_domain_state(watch->domain, &state, NULL) || !state.io_error)
+    g_autoptr(GError) error = NULL;
+    if (!vmb_domain_state(watch->own, &state, &error)) {
+        if (g_error_matches(error, VMB_ERROR, VMB_ERROR_LIBVIRT) &&
+            vmb_connection_reopen(vmb_domain_connection(watch->own), NULL))
+            vmb_domain_refresh(watch->own, NULL);
+        return FALSE;
+    }
+    if (watch->had_io_error || !state.io_error)
         return FALSE;
     fire(watch, g_error_new(VMB_ERROR, VMB_ERROR_NO_SPACE,
                             "%s: QEMU paused the guest for an I/O error while the backup ran; the "
@@ -94,7 +103,19 @@ space_thread(gpointer data)
 static gpointer
 state_thread(gpointer data)
 {
-    look_often(data, domain_is_stopped, STATE_PERIOD_US);
+    VmbScratchWatch *watch = data;
+    g_autoptr(GError) error = NULL;
+    g_autoptr(VmbConnection) connection =
+        vmb_connection_open(vmb_connection_uri(vmb_domain_connection(watch->domain)), &error);
+    g_autoptr(VmbDomain) own =
+        connection != NULL
+            ? vmb_domain_lookup(connection, vmb_domain_uuid(watch->domain), &error)
+            : NULL;
+    watch->own = own;
+    if (own != NULL)
+        look_often(watch, domain_is_stopped, STATE_PERIOD_US);
+    else
+        vmb_info("%s; the guest is not watched for I/O errors", error->message);
     return NULL;
 }
 

@@ -144,17 +144,40 @@ open_thread(gpointer data)
     return NULL;
 }
 
-static virConnectPtr
-wait_for_open(Opening *opening, gint64 deadline, GError **error)
+static void
+wait_until_done(Opening *opening, gint64 deadline)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&opening->lock);
     while (!opening->done && g_cond_wait_until(&opening->done_cond, &opening->lock, deadline))
         continue;
+}
+
+/* A connection that was made but not answered ends with its socket; only if none could be made, the thread
+ * goes on in vain. */
+static void
+cut_off(Opening *opening, const GArray *before)
+{
+    int fd = vmb_call_new_socket(before);
+    if (fd < 0)
+        return;
+    shutdown(fd, SHUT_RDWR);
+    close(fd);
+    wait_until_done(opening, g_get_monotonic_time() + G_USEC_PER_SEC);
+}
+
+static virConnectPtr
+wait_for_open(Opening *opening, gint64 deadline, const GArray *before, GError **error)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&opening->lock);
+    wait_until_done(opening, deadline);
+    if (!opening->done) {
+        cut_off(opening, before);
+        g_clear_error(&opening->error);
+        opening->abandoned = opening->conn == NULL;
+    }
     if (opening->error != NULL)
         g_propagate_error(error, g_steal_pointer(&opening->error));
-    if (opening->done)
+    if (opening->done && !opening->abandoned)
         return opening->conn;
-    opening->abandoned = TRUE;
     vmb_error_set(error, VMB_ERROR_LIBVIRT,
                   "cannot connect to libvirt at '%s': its daemon does not answer, although "
                   "something listens there; is it stopped or overloaded? (`systemctl status libvirtd "
@@ -170,16 +193,18 @@ static Handle *
 open_handle(const char *uri, guint64 ns, GError **error)
 {
     Opening *opening = g_new0(Opening, 1);
+    gint64 deadline = g_get_monotonic_time() + (gint64)(ns / 1000);
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&one_opens);
+    /* Those who have waited for somebody else's attempt need not wait so long for theirs. */
+    deadline = MAX(deadline, g_get_monotonic_time() + (gint64)(VMB_CALL_SHORT_NS / 1000));
     g_autoptr(GArray) before = vmb_call_sockets();
     g_atomic_ref_count_init(&opening->refs);
     g_atomic_ref_count_inc(&opening->refs);
     opening->uri = g_strdup(uri);
     g_mutex_init(&opening->lock);
     g_cond_init(&opening->done_cond);
-    gint64 deadline = g_get_monotonic_time() + (gint64)(ns / 1000);
     g_thread_unref(g_thread_new("libvirt-open", open_thread, opening));
-    virConnectPtr conn = wait_for_open(opening, deadline, error);
+    virConnectPtr conn = wait_for_open(opening, deadline, before, error);
     opening_unref(opening);
     if (conn == NULL)
         return NULL;

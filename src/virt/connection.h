@@ -6,6 +6,8 @@
 #include <libvirt/virterror.h>
 #include "util/error.h"
 
+/* A connection is for one thread at a time, if it can be helped: libvirt (9.0) crashes when keepalive closes one
+ * in which two threads wait for answers. */
 typedef struct VmbConnection VmbConnection;
 
 /* Opens @uri (NULL: LIBVIRT_DEFAULT_URI or qemu:///system) with keepalive, with one thread per process
