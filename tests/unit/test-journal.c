@@ -52,16 +52,16 @@ test_round_trip(Fixture *fixture, gconstpointer data)
     g_assert_cmpstr(journal->scratch_dir, ==, before.scratch_dir);
     g_assert_cmpstr(journal->point, ==, before.point);
     g_assert_true(journal->may_freeze);
-    g_assert_false(journal->may_pause);
+    g_assert_false(journal->may_pause || journal->was_running || journal->io_paused);
     g_assert_cmpint(journal->time_ns, ==, before.time_ns);
     g_assert_cmpint(journal->pid, ==, 4711);
     g_assert_true(
         g_strv_equal((const char *const *)journal->stale, (const char *const *)before.stale));
     /* The next one replaces it. */
-    before.may_pause = TRUE;
+    before.may_pause = before.was_running = before.io_paused = TRUE;
     g_assert_true(vmb_journal_write(fixture->fd, &before, &error));
     g_autoptr(VmbJournal) second = read_journal(fixture);
-    g_assert_true(second->may_pause);
+    g_assert_true(second->may_pause && second->was_running && second->io_paused);
     g_assert_true(vmb_journal_clear(fixture->fd, &error));
     g_assert_null(read_journal(fixture));
 }
@@ -198,10 +198,14 @@ test_hostile(Fixture *fixture, gconstpointer data)
         {"scratch_dir", "7"},
         {"point", "\"latest\""},
         {"may_freeze", "1"},
+        {"was_running", "1"},
+        {"io_paused", "null"},
         {"pid", "\"1\""},
         {"stale", "null"},
         {"stale", "[1]"},
         {"stale", "[\"a/b\"]"},
+        {"stale", "[\"/etc\"]"},
+        {"stale", "[\"/run/x/../../etc\"]"},
         {"format", "0"},
     };
     VmbJournal before = sample();
@@ -218,6 +222,27 @@ test_hostile(Fixture *fixture, gconstpointer data)
         g_test_message("%s = %s", cases[i].key, cases[i].value);
         assert_damaged(fixture);
     }
+}
+
+/* An older version said nothing of pauses, so none is taken for its own. */
+static void
+test_older(Fixture *fixture, gconstpointer data)
+{
+    VmbJournal before = sample();
+    g_autofree char *text = NULL;
+    gsize length = 0;
+    before.was_running = before.io_paused = TRUE;
+    g_assert_true(vmb_journal_write(fixture->fd, &before, NULL));
+    g_assert_true(vmb_fs_read_file(fixture->fd, "journal", 65536, &text, &length, NULL));
+    g_autoptr(VmbJson) object = vmb_json_parse(text, length, NULL);
+    json_object_object_del(object, "digest");
+    json_object_object_del(object, "was_running");
+    json_object_object_del(object, "io_paused");
+    g_autofree char *sealed = vmb_json_seal(object);
+    fixture_write(fixture->fd, "journal", sealed);
+    g_autoptr(VmbJournal) journal = read_journal(fixture);
+    g_assert_cmpstr(journal->nonce, ==, before.nonce);
+    g_assert_false(journal->was_running || journal->io_paused);
 }
 
 static void
@@ -261,6 +286,7 @@ main(int argc, char **argv)
     fixture_add("/journal/aside", test_aside);
     fixture_add("/journal/damaged", test_damaged);
     fixture_add("/journal/hostile", test_hostile);
+    fixture_add("/journal/older", test_older);
     fixture_add("/journal/newer", test_newer);
     fixture_add("/journal/not-written", test_not_written);
     return g_test_run();
