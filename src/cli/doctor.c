@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* vmbackup doctor: says what stands in the way of incremental backups, and tidies up after dead runs. */
+/* vmbackup doctor: says what stands in the way of increments, and tidies up after dead runs. */
 #include "job/doctor.h"
 #include "cli/exit-status.h"
 #include "cli/json-view.h"

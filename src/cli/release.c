@@ -27,7 +27,8 @@ print_json(const VmbRelease *release, gboolean dry_run)
     VmbJson *checkpoints = json_object_new_array();
     VmbJson *unread = json_object_new_array();
     for (guint i = 0; i < release->checkpoints->len; i++)
-        json_object_array_add(checkpoints, view_checkpoint(release->checkpoints->pdata[i], dry_run));
+        json_object_array_add(checkpoints,
+                              view_checkpoint(release->checkpoints->pdata[i], dry_run));
     for (guint i = 0; release->unread != NULL && i < release->unread->len; i++)
         json_object_array_add(unread, json_object_new_string(release->unread->pdata[i]));
     vmb_json_add_string(document, "domain", release->domain);
@@ -84,8 +85,8 @@ report(const VmbRelease *release, const VmbCommand *command, gboolean dry_run, g
     }
     for (guint i = 0; release->unread != NULL && i < release->unread->len; i++)
         vmb_warning("%s: the image of disk %s cannot be looked into from here; bitmaps without "
-                    "checkpoint may be in it", release->domain,
-                    (const char *)release->unread->pdata[i]);
+                    "checkpoint may be in it",
+                    release->domain, (const char *)release->unread->pdata[i]);
     return status;
 }
 

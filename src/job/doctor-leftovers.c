@@ -70,9 +70,10 @@ report_run(VmbDoctor *doctor, const VmbJournal *journal)
         return;
     }
     g_autofree char *left = what_is_left(journal);
-    advise_repair(doctor, vmb_doctor_say(doctor, VMB_DOCTOR_PROBLEM, NULL, "leftovers",
-                                         "a dead run's journal of %s (process %" G_GINT64_FORMAT
-                                         ")%s", time, journal->pid, left));
+    advise_repair(doctor,
+                  vmb_doctor_say(doctor, VMB_DOCTOR_PROBLEM, NULL, "leftovers",
+                                 "a dead run's journal of %s (process %" G_GINT64_FORMAT ")%s",
+                                 time, journal->pid, left));
 }
 
 static void
@@ -82,8 +83,8 @@ report_stale(VmbDoctor *doctor, const VmbJournal *journal)
     g_autoptr(GPtrArray) paths = g_ptr_array_new();
     for (guint i = 0; journal->stale != NULL && journal->stale[i] != NULL; i++)
         g_ptr_array_add(journal->stale[i][0] == '/' ? paths : names, journal->stale[i]);
-    VmbDoctorLine *line = say_names(doctor, VMB_DOCTOR_PROBLEM, names, "checkpoint",
-                                    "that could not be deleted");
+    VmbDoctorLine *line =
+        say_names(doctor, VMB_DOCTOR_PROBLEM, names, "checkpoint", "that could not be deleted");
     if (line != NULL)
         advise_repair(doctor, line);
     line = say_names(doctor, VMB_DOCTOR_PROBLEM, paths, "scratch or socket directory",
@@ -138,23 +139,24 @@ static void
 report_unnamed(VmbDoctor *doctor, const GPtrArray *names, const GPtrArray *points)
 {
     guint damaged = vmb_leftovers_count_damaged(points);
-    VmbDoctorLine *line =
-        say_names(doctor, VMB_DOCTOR_NOTE, names, "checkpoint",
-                  damaged > 0 ? "of this repository that no point or journal that can be read names, "
-                                "but a point is damaged and may need it"
-                              : "of this repository that neither its points nor its journal name, so "
-                                "that it is not known whose it is");
+    VmbDoctorLine *line = say_names(
+        doctor, VMB_DOCTOR_NOTE, names, "checkpoint",
+        damaged > 0 ? "of this repository that no point or journal that can be read names, "
+                      "but a point is damaged and may need it"
+                    : "of this repository that neither its points nor its journal name, so "
+                      "that it is not known whose it is");
     if (line == NULL)
         return;
     const char *first = names->pdata[0];
     gboolean recorded = FALSE;
     vmb_checkpoint_exists(doctor->domain, first, &recorded, NULL);
     g_autofree char *single = g_strdup_printf(
-        "virsh checkpoint-delete %s %s deletes one if you know that nobody needs it; ", doctor->name,
-        first);
-    line->advice = g_strdup_printf("%svmbackup -r %s release %s deletes all of this repository's, and "
-                                   "the next backup compares", recorded ? single : "",
-                                   doctor->options->repository, doctor->name);
+        "virsh checkpoint-delete %s %s deletes one if you know that nobody needs it; ",
+        doctor->name, first);
+    line->advice =
+        g_strdup_printf("%svmbackup -r %s release %s deletes all of this repository's, and "
+                        "the next backup compares",
+                        recorded ? single : "", doctor->options->repository, doctor->name);
 }
 
 static void

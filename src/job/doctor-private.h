@@ -19,12 +19,13 @@ typedef struct {
 VmbDoctorLine *vmb_doctor_say(VmbDoctor *doctor, VmbDoctorGrade grade, const char *disk,
                               const char *topic, const char *format, ...) G_GNUC_PRINTF(5, 6);
 
-/* Reports what runs that died have left of this domain. @repo_domain: NULL if the repository does not
- * hold it. */
+/* Reports what runs that died have left of this domain. @repo_domain: NULL if the repository does
+ * not hold it. */
 void vmb_doctor_leftovers(VmbDoctor *doctor, VmbRepoDomain *repo_domain, const GPtrArray *points);
 
 /* Undoes what can be undone, under the domain's locks, and reports that. */
 void vmb_doctor_repair(VmbDoctor *doctor);
 
-/* UUIDs (char *) of domains of the repository that libvirt does not know and that have leftovers. */
+/* UUIDs (char *) of domains of the repository that libvirt does not know and that have leftovers.
+ */
 GPtrArray *vmb_doctor_gone_domains(VmbDoctor *doctor, GError **error);

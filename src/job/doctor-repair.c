@@ -10,8 +10,8 @@
 static void
 say_failed(VmbDoctor *doctor, const GError *error)
 {
-    VmbDoctorLine *line = vmb_doctor_say(doctor, VMB_DOCTOR_PROBLEM, NULL, "repair", "%s",
-                                         error->message);
+    VmbDoctorLine *line =
+        vmb_doctor_say(doctor, VMB_DOCTOR_PROBLEM, NULL, "repair", "%s", error->message);
     line->locked = g_error_matches(error, VMB_ERROR, VMB_ERROR_LOCKED);
 }
 
@@ -69,8 +69,7 @@ repair(VmbDoctor *doctor, VmbRepoDomain *repo_domain, GError **error)
 {
     guint old = 0;
     gboolean staging = vmb_transaction_has_leftover(repo_domain);
-    g_autoptr(GPtrArray) reasons =
-        g_ptr_array_new_with_free_func((GDestroyNotify)vmb_reason_free);
+    g_autoptr(GPtrArray) reasons = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_reason_free);
     gboolean ok = doctor->domain != NULL
                       ? repair_known(doctor, repo_domain, reasons, &old, error)
                       : vmb_reconcile_gone(repo_domain, vmb_connection_uri(doctor->connection),

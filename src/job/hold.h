@@ -11,7 +11,7 @@ typedef struct {
 void vmb_hold_clear(VmbHold *hold);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(VmbHold, vmb_hold_clear)
 
-/* Takes the host-wide lock of the domain @uuid and its writer lock in @repository (NULL: none), without
- * waiting. @name: for messages. Errors: VMB_ERROR_LOCKED while a backup runs. */
+/* Takes the host-wide lock of the domain @uuid and its writer lock in @repository (NULL: none),
+ * without waiting. @name: for messages. Errors: VMB_ERROR_LOCKED while a backup runs. */
 gboolean vmb_hold_take(VmbHold *hold, VmbRepository *repository, const char *uuid, const char *name,
                        GCancellable *cancel, GError **error);

@@ -5,7 +5,8 @@
 
 #include <string.h>
 
-/* The disk @id in a point that this repository made; NULL if it is not there, or has no checkpoint. */
+/* The disk @id in a point that this repository made; NULL if it is not there, or has no checkpoint.
+ */
 static const char *
 checkpoint_of(const VmbPoint *point, const char *id)
 {

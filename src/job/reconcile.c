@@ -17,7 +17,8 @@
 
 /* How long a guest that may be frozen is asked to thaw before the backup goes on with a warning. */
 #define THAW_TIMEOUT_S 10
-/* How long the dead run's guard may go on; it does so for some seconds if the run died in its freeze. */
+/* How long the dead run's guard may go on; it does so for some seconds if the run died in its
+ * freeze. */
 #define GUARD_NS (15 * G_GUINT64_CONSTANT(1000000000))
 /* With less than that, QEMU could not write another cluster of a scratch image. */
 #define SCRATCH_FULL VMB_MIB
@@ -27,7 +28,7 @@ typedef struct {
     VmbDomain *domain;
     const char *name;
     GPtrArray *points, *reasons;
-    GPtrArray *failed;  /* names and paths that are still to be removed */
+    GPtrArray *failed;   /* names and paths that are still to be removed */
     gboolean unreleased; /* the guest may still be frozen or paused by the dead run */
 } Undo;
 
@@ -65,9 +66,9 @@ is_scratch_full(const VmbJournal *journal)
            vmb_fs_free_space(journal->scratch_dir, &available, NULL) && available < SCRATCH_FULL;
 }
 
-/* An I/O error of the guest's own disks pauses it just as a full scratch image does, and that pause is for
- * somebody else to end. Ours it is if the guest ran when the run began, and the run's job is still
- * there or its scratch space is full. The job ends next, so this is written down before. */
+/* An I/O error of the guest's own disks pauses it just as a full scratch image does, and that pause
+ * is for somebody else to end. Ours it is if the guest ran when the run began, and the run's job is
+ * still there or its scratch space is full. The job ends next, so this is written down before. */
 static gboolean
 note_io_pause(const Undo *undo, VmbJournal *journal, GError **error)
 {
@@ -96,8 +97,10 @@ resume(Undo *undo, const VmbJournal *journal, const VmbDomainState *state)
     g_autoptr(GError) error = NULL;
     if (!(state->io_error ? journal->io_paused : journal->may_pause)) {
         if (state->io_error)
-            kept(undo, "the guest is paused for an I/O error that is not known to come from a backup; "
-                       "`virsh resume %s` lets it go on once the cause is gone", undo->name);
+            kept(undo,
+                 "the guest is paused for an I/O error that is not known to come from a backup; "
+                 "`virsh resume %s` lets it go on once the cause is gone",
+                 undo->name);
         return FALSE;
     }
     if (vmb_domain_resume(undo->domain, &error)) {
@@ -134,8 +137,9 @@ release_guest(Undo *undo, const VmbJournal *journal, GError **error)
         thaw(undo);
     } else if (journal->may_freeze) {
         undo->unreleased = TRUE;
-        kept(undo, "the guest is paused, and can only be asked to thaw after a backup that died when "
-                   "it runs again");
+        kept(undo,
+             "the guest is paused, and can only be asked to thaw after a backup that died when "
+             "it runs again");
     }
     return vmb_fault_point("reconcile-guest-released", error);
 }
@@ -147,7 +151,8 @@ wait_for_guard(const char *name, const VmbJournal *journal)
 {
     if (journal->run_dir != NULL && !vmb_guard_wait_for_end(journal->run_dir, GUARD_NS))
         vmb_warning("%s: the guard of a backup that died is still at work; it may thaw the guest "
-                    "during this backup, which would be told", name);
+                    "during this backup, which would be told",
+                    name);
 }
 
 static void
@@ -216,16 +221,18 @@ undo_run(Undo *undo, VmbJournal *journal, GError **error)
     return TRUE;
 }
 
-/* Its directories, guard and process are on another host, but the domain may have come here, frozen or
- * paused, and with the checkpoint's bitmaps. */
+/* Its directories, guard and process are on another host, but the domain may have come here, frozen
+ * or paused, and with the checkpoint's bitmaps. */
 static gboolean
 undo_elsewhere(Undo *undo, VmbJournal *journal, GError **error)
 {
     if (!vmb_journal_set_aside(vmb_repo_domain_fd(undo->repo_domain), journal, error) ||
         (journal->nonce != NULL && !release_guest(undo, journal, error)))
         return FALSE;
-    kept(undo, "a backup died on the host %s and may have left scratch files there; `vmbackup doctor "
-               "--repair` on that host removes them", journal->host != NULL ? journal->host : "?");
+    kept(undo,
+         "a backup died on the host %s and may have left scratch files there; `vmbackup doctor "
+         "--repair` on that host removes them",
+         journal->host != NULL ? journal->host : "?");
     if (journal->checkpoint != NULL &&
         vmb_leftovers_role(journal->checkpoint, undo->points, journal, NULL, "") ==
             VMB_CHECKPOINT_STALE)
@@ -319,11 +326,15 @@ static gboolean
 is_reachable(const Undo *undo, const VmbJournal *journal, const char *uri)
 {
     if (vmb_journal_is_elsewhere(journal))
-        kept(undo, "the journal of a backup that died on the host %s is kept: run `vmbackup doctor "
-                   "--repair` there", journal->host != NULL ? journal->host : "?");
+        kept(undo,
+             "the journal of a backup that died on the host %s is kept: run `vmbackup doctor "
+             "--repair` there",
+             journal->host != NULL ? journal->host : "?");
     else if (journal->uri != NULL && strcmp(journal->uri, uri) != 0)
-        kept(undo, "the journal of a backup that died is kept: its domain was at %s; run `vmbackup -c "
-                   "%s doctor --repair`", journal->uri, journal->uri);
+        kept(undo,
+             "the journal of a backup that died is kept: its domain was at %s; run `vmbackup -c "
+             "%s doctor --repair`",
+             journal->uri, journal->uri);
     else
         return TRUE;
     return FALSE;
@@ -335,8 +346,10 @@ undo_gone(Undo *undo, const VmbJournal *journal)
     wait_for_guard(undo->name, journal);
     remove_directory(undo, journal->scratch_dir);
     remove_directory(undo, journal->run_dir);
-    removed(undo, "what a backup that died (process %" G_GINT64_FORMAT ") had left was removed; the "
-                  "domain itself is gone", journal->pid);
+    removed(undo,
+            "what a backup that died (process %" G_GINT64_FORMAT ") had left was removed; the "
+            "domain itself is gone",
+            journal->pid);
 }
 
 static gboolean

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The story of a release: every trace of a repository goes from libvirt and from the images of a domain. */
+/* The story of a release: a domain loses every trace of a repository. */
 #include "job/release.h"
 #include "job/hold.h"
 #include "job/reconcile.h"
@@ -44,7 +44,7 @@ typedef struct {
     VmbRelease *release;
     VmbRepository *repository; /* NULL: it is gone */
     VmbConnection *connection;
-    VmbDomain *domain;         /* NULL: libvirt does not know it */
+    VmbDomain *domain;          /* NULL: libvirt does not know it */
     VmbRepoDomain *repo_domain; /* NULL: no repository, or it does not hold the domain */
     GPtrArray *points;
 } Releasing;
@@ -75,7 +75,8 @@ find_repository(Releasing *work, GError **error)
         id = vmb_repository_id(work->repository);
     } else if (!vmb_text_unhex(id, bytes, 4) && !vmb_text_unhex(id, bytes, 16)) {
         return vmb_error_set(error, VMB_ERROR_USAGE,
-                             "'%s' is no id of a repository: it has 8 or 32 hexadecimal digits", id);
+                             "'%s' is no id of a repository: it has 8 or 32 hexadecimal digits",
+                             id);
     }
     g_autofree char *digits = g_strndup(id, ID_DIGITS);
     work->release->repository_id = g_ascii_strdown(digits, -1);
@@ -149,8 +150,8 @@ find_visible(Releasing *work, GHashTable *names, GError **error)
     return TRUE;
 }
 
-/* QEMU may hold bitmaps that neither shows, of a domain whose records were lost; the points know their
- * names. */
+/* QEMU may hold bitmaps that neither shows, of a domain whose records were lost; the points know
+ * their names. */
 static void
 add_points(const Releasing *work, GHashTable *names)
 {
@@ -178,8 +179,8 @@ is_of_ours(GHashTable *names, const char *directory)
     return FALSE;
 }
 
-/* Without the journal: a job is ours if its socket is in a directory that a run names by the random digits
- * of its checkpoint. */
+/* Without the journal: a job is ours if its socket is in a directory that a run names by the random
+ * digits of its checkpoint. */
 static gboolean
 end_own_job(Releasing *work, GHashTable *names, GError **error)
 {
@@ -257,7 +258,8 @@ look_again(Releasing *work, GError **error)
         if (checkpoint->error == NULL && g_hash_table_contains(left, checkpoint->name))
             vmb_error_set(&checkpoint->error, VMB_ERROR_FAILED,
                           "domain '%s': an image still holds a bitmap of %s; release the domain "
-                          "again while it is shut off", work->release->domain, checkpoint->name);
+                          "again while it is shut off",
+                          work->release->domain, checkpoint->name);
     }
     return TRUE;
 }

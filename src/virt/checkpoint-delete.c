@@ -13,9 +13,10 @@
 
 typedef struct {
     const char *name;
-    gboolean purge;     /* look for bitmaps without record as well */
+    gboolean purge; /* look for bitmaps without record as well */
     gboolean found;
-    GPtrArray *targets; /* disks of a record that is being taken apart, in case the daemon restarts */
+    GPtrArray
+        *targets; /* disks of a record that is being taken apart, in case the daemon restarts */
 } Deletion;
 
 static gboolean
@@ -65,8 +66,8 @@ is_about_bitmap(const GError *error)
 
 /* ---- an active domain ---- */
 
-/* Sorts the disks of a record: those whose bitmap is there, by QEMU or by the image's directory (which
- * lists those that QEMU found broken as well), and those of which nobody can tell. */
+/* Sorts the disks of a record: those whose bitmap is there, by QEMU or by the image's directory
+ * (which lists those that QEMU found broken as well), and those of which nobody can tell. */
 static gboolean
 sort_targets(VmbDomain *domain, const char *name, const GPtrArray *targets, GPtrArray *there,
              GPtrArray *unknown, GError **error)
@@ -80,8 +81,8 @@ sort_targets(VmbDomain *domain, const char *name, const GPtrArray *targets, GPtr
         const VmbBitmapDisk *disk = vmb_bitmap_disk_find(disks, target);
         if (disk == NULL)
             continue; /* detached, with whatever its image holds */
-        VmbBitmapPresence presence = contains(good, target) ? VMB_BITMAP_PRESENT
-                                                            : vmb_bitmap_disk_has(disk, name);
+        VmbBitmapPresence presence =
+            contains(good, target) ? VMB_BITMAP_PRESENT : vmb_bitmap_disk_has(disk, name);
         if (presence == VMB_BITMAP_PRESENT)
             g_ptr_array_add(there, target);
         else if (presence == VMB_BITMAP_UNKNOWN)
@@ -97,11 +98,12 @@ delete_reduced(VmbDomain *domain, const char *name, const GPtrArray *targets, GE
     if (targets->len == 0)
         return delete_record(domain, name, VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY, error);
     return redefine(domain, name, targets, 0, error) &&
-           vmb_fault_point("checkpoint-taken-apart", error) && delete_record(domain, name, 0, error);
+           vmb_fault_point("checkpoint-taken-apart", error) &&
+           delete_record(domain, name, 0, error);
 }
 
-/* A bitmap that is missing on one disk makes libvirt refuse the whole deletion: the record is made to name
- * only what is there. Where nobody can tell, each disk is tried alone. */
+/* A bitmap that is missing on one disk makes libvirt refuse the whole deletion: the record is made
+ * to name only what is there. Where nobody can tell, each disk is tried alone. */
 static gboolean
 take_apart(VmbDomain *domain, Deletion *deletion, GError **error)
 {
@@ -116,8 +118,7 @@ take_apart(VmbDomain *domain, Deletion *deletion, GError **error)
     for (guint i = 0; i < unknown->len; i++) {
         g_autoptr(GError) local = NULL;
         const char *target = unknown->pdata[i];
-        if (redefine_one(domain, name, target, 0, &local) &&
-            delete_record(domain, name, 0, &local))
+        if (redefine_one(domain, name, target, 0, &local) && delete_record(domain, name, 0, &local))
             continue;
         if (!is_about_bitmap(local)) {
             g_propagate_error(error, g_steal_pointer(&local));
@@ -197,10 +198,12 @@ check_not_elsewhere(VmbDomain *domain, const char *name, GError **error)
     if (!vmb_shut_off_read(domain, &how, error))
         return FALSE;
     return !how.migrated ||
-           vmb_error_set(error, VMB_ERROR_DOMAIN,
-                         "domain '%s' has migrated to another host, where its images may be in use, so "
-                         "the bitmaps of its checkpoint %s are left alone; release it there, or undefine "
-                         "it here with --checkpoints-metadata", vmb_domain_name(domain), name);
+           vmb_error_set(
+               error, VMB_ERROR_DOMAIN,
+               "domain '%s' has migrated to another host, where its images may be in use, so "
+               "the bitmaps of its checkpoint %s are left alone; release it there, or undefine "
+               "it here with --checkpoints-metadata",
+               vmb_domain_name(domain), name);
 }
 
 /* The images first: as long as one of them has its bitmap, the record names it. */
@@ -228,9 +231,9 @@ delete_shut_off(VmbDomain *domain, Deletion *deletion, gboolean exists, GError *
                              "%s cannot be removed now (%s); that is tried again by the next run",
                              vmb_domain_name(domain), name, disk->target, local->message);
     }
-    return disks != NULL && (!exists || delete_record(domain, name,
-                                                      VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY,
-                                                      error));
+    return disks != NULL &&
+           (!exists ||
+            delete_record(domain, name, VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY, error));
 }
 
 /* ---- both ---- */
@@ -254,8 +257,7 @@ delete_step(VmbDomain *domain, gpointer data, GError **error)
     return !deletion->purge || !state.active || delete_strays(domain, deletion, error);
 }
 
-static gboolean
-delete(VmbDomain *domain, Deletion *deletion, GError **error)
+static gboolean delete (VmbDomain *domain, Deletion *deletion, GError **error)
 {
     gboolean deleted = vmb_virt_reconnecting(domain, delete_step, deletion, error);
     g_clear_pointer(&deletion->targets, g_ptr_array_unref);
@@ -266,14 +268,14 @@ gboolean
 vmb_checkpoint_delete(VmbDomain *domain, const char *name, GError **error)
 {
     Deletion deletion = {.name = name};
-    return delete(domain, &deletion, error);
+    return delete (domain, &deletion, error);
 }
 
 gboolean
 vmb_checkpoint_purge(VmbDomain *domain, const char *name, gboolean *found, GError **error)
 {
     Deletion deletion = {.name = name, .purge = TRUE};
-    gboolean deleted = delete(domain, &deletion, error);
+    gboolean deleted = delete (domain, &deletion, error);
     if (found != NULL)
         *found = deletion.found;
     return deleted;

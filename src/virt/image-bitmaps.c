@@ -25,8 +25,8 @@
 #define AUTOCLEAR_BITMAPS G_GUINT64_CONSTANT(1)
 #define EXTENSION_BITMAPS 0x23852875u
 #define EXTENSION_BITMAPS_SIZE 24u
-/* A directory entry: table offset u64, table size u32, flags u32, type u8, granularity u8, name's length
- * u16, extra data's length u32; extra data and name follow, padded to 8 bytes. */
+/* A directory entry: table offset u64, table size u32, flags u32, type u8, granularity u8, name's
+ * length u16, extra data's length u32; extra data and name follow, padded to 8 bytes. */
 #define ENTRY_BYTES 24u
 #define ENTRY_FLAGS 12
 #define ENTRY_NAME_LENGTH 18
@@ -132,8 +132,7 @@ vmb_image_bitmaps_read(const char *path, GError **error)
         return NULL;
     const guint8 *found = find_extension(header, length, EXTENSION_BITMAPS, &size);
     /* Without the flag somebody wrote the image who knows nothing of bitmaps: QEMU drops them. */
-    if (found == NULL ||
-        (vmb_qcow2_get64(header + OFFSET_AUTOCLEAR) & AUTOCLEAR_BITMAPS) == 0)
+    if (found == NULL || (vmb_qcow2_get64(header + OFFSET_AUTOCLEAR) & AUTOCLEAR_BITMAPS) == 0)
         return g_steal_pointer(&bitmaps);
     guint32 count = size >= EXTENSION_BITMAPS_SIZE ? vmb_qcow2_get32(found) : G_MAXUINT32;
     guint64 bytes = count <= MAX_BITMAPS ? vmb_qcow2_get64(found + 8) : G_MAXUINT64;
@@ -219,9 +218,8 @@ vmb_image_bitmap_remove(const char *path, const char *name, GError **error)
         G_SUBPROCESS_FLAGS_STDOUT_SILENCE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
     g_subprocess_launcher_setenv(launcher, "LC_ALL", "C", TRUE);
     g_subprocess_launcher_set_child_setup(launcher, leave_group, NULL, NULL);
-    g_autoptr(GSubprocess) child =
-        g_subprocess_launcher_spawn(launcher, error, "qemu-img", "bitmap", "--remove", "-f",
-                                    "qcow2", path, name, NULL);
+    g_autoptr(GSubprocess) child = g_subprocess_launcher_spawn(
+        launcher, error, "qemu-img", "bitmap", "--remove", "-f", "qcow2", path, name, NULL);
     if (child == NULL) {
         g_prefix_error(error, "%s: cannot remove the bitmap %s: ", path, name);
         return FALSE;

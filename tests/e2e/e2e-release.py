@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""release: nothing of a repository stays in libvirt and in the images, and all of the others does."""
+"""release: nothing of a repository stays in libvirt and in the images, all of others does."""
 
 import json
 import os
@@ -121,8 +121,8 @@ def test_undefine_afterwards(t):
     bench.guest.destroy()
     t.contains(stored(bench), ours)
     document = release(repository)
-    t.equal([(c["name"], c["recorded"], c["stored"], c["removed"]) for c in document["checkpoints"]],
-            [(ours, True, True, True)])
+    t.equal([(c["name"], c["recorded"], c["stored"], c["removed"])
+             for c in document["checkpoints"]], [(ours, True, True, True)])
     t.ok(ours not in stored(bench) and "foreign" in stored(bench), stored(bench))
     t.equal(bench.guest.checkpoints(), ["foreign"])
     start(bench)

@@ -21,9 +21,8 @@ qemu_img(const char *first, ...)
         g_ptr_array_add(argv, (gpointer)arg);
     va_end(args);
     g_ptr_array_add(argv, NULL);
-    g_spawn_sync(NULL, (char **)argv->pdata, NULL,
-                 G_SPAWN_SEARCH_PATH | G_SPAWN_STDOUT_TO_DEV_NULL, NULL, NULL, NULL, &err, &status,
-                 &error);
+    g_spawn_sync(NULL, (char **)argv->pdata, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_STDOUT_TO_DEV_NULL,
+                 NULL, NULL, NULL, &err, &status, &error);
     g_assert_no_error(error);
     if (!g_spawn_check_wait_status(status, &error))
         g_error("qemu-img %s: %s", first, err);
@@ -129,8 +128,8 @@ test_in_use(Fixture *fixture, gconstpointer data)
     g_autoptr(GPtrArray) bitmaps = read_bitmaps(path);
     g_assert_true(((VmbImageBitmap *)bitmaps->pdata[0])->in_use);
     g_assert_false(((VmbImageBitmap *)bitmaps->pdata[1])->in_use);
-    g_assert_true(vmb_image_bitmap_remove(path, ((VmbImageBitmap *)bitmaps->pdata[0])->name,
-                                          &error));
+    g_assert_true(
+        vmb_image_bitmap_remove(path, ((VmbImageBitmap *)bitmaps->pdata[0])->name, &error));
     g_assert_no_error(error);
 }
 
@@ -163,14 +162,14 @@ test_damage(Fixture *fixture, gconstpointer data)
         gint64 from_extension, from_directory; /* one of them is not negative */
         guint64 value;
     } damages[] = {
-        {0, -1, G_MAXUINT64},              /* number of bitmaps */
+        {0, -1, G_MAXUINT64},                 /* number of bitmaps */
         {0, -1, G_GUINT64_CONSTANT(9) << 32}, /* more than there are */
-        {8, -1, G_MAXUINT64},              /* size of the directory */
+        {8, -1, G_MAXUINT64},                 /* size of the directory */
         {8, -1, 24},
-        {16, -1, G_MAXINT64},              /* its place */
-        {-1, 16, 0},                       /* type, granularity, no name, no extra data */
+        {16, -1, G_MAXINT64}, /* its place */
+        {-1, 16, 0},          /* type, granularity, no name, no extra data */
         {-1, 16, G_GUINT64_CONSTANT(0x1000ffff) << 16}, /* a name that is too long */
-        {-1, 16, 0x01100001fffffff0},      /* extra data without end */
+        {-1, 16, 0x01100001fffffff0},                   /* extra data without end */
     };
     if (!have_qemu())
         return;
@@ -178,9 +177,9 @@ test_damage(Fixture *fixture, gconstpointer data)
         g_autofree char *name = g_strdup_printf("damaged-%u.qcow2", i);
         g_autofree char *path = make(fixture, name);
         guint64 at = extension_at(path), value = GUINT64_TO_BE(damages[i].value);
-        at = damages[i].from_extension >= 0 ? at + (guint64)damages[i].from_extension
-                                            : get64(path, at + 16) +
-                                                  (guint64)damages[i].from_directory;
+        at = damages[i].from_extension >= 0
+                 ? at + (guint64)damages[i].from_extension
+                 : get64(path, at + 16) + (guint64)damages[i].from_directory;
         patch(path, at, &value, sizeof value);
         assert_refused(path, VMB_ERROR_DAMAGE);
     }
@@ -212,8 +211,8 @@ test_chain(Fixture *fixture, gconstpointer data)
     g_autofree char *middle = g_build_filename(fixture->path, "middle.qcow2", NULL);
     g_autofree char *top = g_build_filename(fixture->path, "top.qcow2", NULL);
     g_autofree char *odd = g_build_filename(fixture->path, "odd.qcow2", NULL);
-    g_autofree char *json = g_strdup_printf("json:{\"driver\":\"qcow2\",\"file.filename\":\"%s\"}",
-                                            base);
+    g_autofree char *json =
+        g_strdup_printf("json:{\"driver\":\"qcow2\",\"file.filename\":\"%s\"}", base);
     qemu_img("create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", middle, NULL);
     qemu_img("create", "-q", "-f", "qcow2", "-b", middle, "-F", "qcow2", top, NULL);
     qemu_img("create", "-q", "-f", "qcow2", "-b", json, "-F", "qcow2", odd, "8M", NULL);

@@ -4,8 +4,16 @@
 #include "repo-fixture.h"
 #include "virt/checkpoint.h"
 
-#define OUR_ID "01234567" "89abcdef" "01234567" "89abcdef"
-#define OTHER_ID "76543210" "89abcdef" "01234567" "89abcdef"
+#define OUR_ID                                                                                     \
+    "01234567"                                                                                     \
+    "89abcdef"                                                                                     \
+    "01234567"                                                                                     \
+    "89abcdef"
+#define OTHER_ID                                                                                   \
+    "76543210"                                                                                     \
+    "89abcdef"                                                                                     \
+    "01234567"                                                                                     \
+    "89abcdef"
 
 typedef struct {
     GPtrArray *points;
@@ -118,7 +126,8 @@ test_damage(Lab *lab, gconstpointer data)
     g_assert_cmpuint(vmb_leftovers_count_damaged(lab->points), ==, 0);
     damage(newest);
     g_assert_cmpuint(vmb_leftovers_count_damaged(lab->points), ==, 1);
-    /* What can still be read decides; the damaged point's own is not given up as long as it is known. */
+    /* What can still be read decides; the damaged point's own is not given up as long as it is
+     * known. */
     g_assert_cmpint(role(lab, 1, NULL), ==, VMB_CHECKPOINT_OLD);
     g_assert_cmpint(role(lab, 2, NULL), ==, VMB_CHECKPOINT_NEEDED);
     g_assert_cmpint(role(lab, 3, NULL), ==, VMB_CHECKPOINT_UNNAMED);
@@ -146,11 +155,15 @@ test_journal(Lab *lab, gconstpointer data)
 static void
 test_foreign(Lab *lab, gconstpointer data)
 {
-    static const char *const others[] = {
-        "foreign", "vmbackup-01234567", "vmbackup-01234567-", "vmbackup-01234567-manual",
-        "vmbackup-01234567-0123456789abcdef0123456789abcde",
-        "vmbackup-01234567-0123456789abcdef0123456789abcdef0",
-        "vmbackup-76543210-0123456789abcdef0123456789abcdef", "", NULL};
+    static const char *const others[] = {"foreign",
+                                         "vmbackup-01234567",
+                                         "vmbackup-01234567-",
+                                         "vmbackup-01234567-manual",
+                                         "vmbackup-01234567-0123456789abcdef0123456789abcde",
+                                         "vmbackup-01234567-0123456789abcdef0123456789abcdef0",
+                                         "vmbackup-76543210-0123456789abcdef0123456789abcdef",
+                                         "",
+                                         NULL};
     add_point(lab, 1, "a");
     for (guint i = 0; others[i] != NULL; i++)
         g_assert_cmpint(vmb_leftovers_role(others[i], lab->points, NULL, NULL, OUR_ID), ==,
@@ -159,9 +172,8 @@ test_foreign(Lab *lab, gconstpointer data)
     add_point(lab, 2, "a")->foreign = TRUE;
     ((VmbPoint *)lab->points->pdata[0])->foreign = TRUE;
     for (guint n = 1; n <= 2; n++)
-        g_assert_cmpint(
-            vmb_leftovers_role(lab->checkpoints[n], lab->points, NULL, NULL, OTHER_ID), ==,
-            VMB_CHECKPOINT_FOREIGN);
+        g_assert_cmpint(vmb_leftovers_role(lab->checkpoints[n], lab->points, NULL, NULL, OTHER_ID),
+                        ==, VMB_CHECKPOINT_FOREIGN);
 }
 
 static void
