@@ -12,7 +12,7 @@ from offline_lab import KIB, MIB, STEPS, Disk, OffLab, libvirt  # noqa: E402
 
 SIZE = 8 * MIB
 BLOCK = 64 * KIB
-RANDOM_MOMENTS = 12
+RANDOM_MOMENTS = 8
 # QEMU's own start takes longer than that; a lease that is not given back delays it by 45 s.
 START_SECONDS = 15
 
@@ -22,7 +22,7 @@ class Starter:
 
     def __init__(self, t):
         self.t, self.random = t, t.random
-        self.lab = OffLab(t, [Disk(SIZE), Disk(MIB)])
+        self.lab = OffLab(t, [Disk(SIZE), Disk(MIB, fmt="raw")])
         self.lab.fill("vda")
         self.lab.fill("vdb", 0x77)
         self.lab.backup_off("full")
