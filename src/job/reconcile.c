@@ -129,7 +129,13 @@ static gboolean
 release_guest(Undo *undo, const VmbJournal *journal, GError **error)
 {
     VmbDomainState state;
-    if (!vmb_domain_state(undo->domain, &state, NULL) || !state.active)
+    g_autoptr(GError) local = NULL;
+    if (!vmb_domain_state(undo->domain, &state, &local)) {
+        undo->unreleased = TRUE;
+        kept(undo, "it is not known whether the guest is paused or frozen: %s", local->message);
+        return TRUE;
+    }
+    if (!state.active)
         return TRUE;
     if (state.paused && resume(undo, journal, &state))
         state.paused = FALSE;
