@@ -295,6 +295,36 @@ def test_external_data_file(t):
     lab.check_end(3)
 
 
+@tap.test
+def test_two_repositories(t):
+    """Each has its own bitmap, and leaves the other's alone."""
+    lab = lab_of(t)
+    first = lab.repo
+    lab.backup_off("full")
+    lab.foreign = [lab.manifest_disks()["vda"]["checkpoint"]]
+    lab.switch("second")
+    lab.backup_off("full")
+    second = lab.manifest_disks()["vda"]["checkpoint"]
+    for number in range(2):
+        lab.write("vda", (1 + number) * MIB, 64 * KIB, 1 + number)
+        lab.foreign, mine = [second], lab.foreign
+        lab.switch(first)
+        lab.backup_off("offline", "incremental", {"vda": 1})
+        t.ok(lab.manifest_disks()["vda"]["checkpoint"] not in mine, "the old one had changes")
+        lab.foreign = [lab.manifest_disks()["vda"]["checkpoint"]]
+        lab.switch("second")
+        lab.backup_off("offline", "incremental", {"vda": 1})
+        second = lab.manifest_disks()["vda"]["checkpoint"]
+        # Nothing but the other's bitmap has changed: this one is clean, and goes on.
+        lab.foreign, mine = [second], lab.foreign
+        lab.switch(first)
+        lab.backup_off("offline", "incremental", {"vda": 0})
+        t.equal([lab.manifest_disks()["vda"]["checkpoint"]], mine)
+        lab.foreign = mine
+        lab.switch("second")
+    lab.check_end(3)
+
+
 # What goes wrong meanwhile
 
 @tap.test
