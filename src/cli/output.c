@@ -57,7 +57,9 @@ vmb_output_text(const char *text)
 static void
 put_json(VmbJson *object, int flags)
 {
-    put(json_object_to_json_string_ext(object, flags | JSON_C_TO_STRING_NOSLASHESCAPE), "\n", TRUE);
+    g_autofree char *text = vmb_text_json_ascii_controls(
+        json_object_to_json_string_ext(object, flags | JSON_C_TO_STRING_NOSLASHESCAPE));
+    put(text, "\n", TRUE);
     json_object_put(object);
 }
 

@@ -39,6 +39,37 @@ vmb_text_clean(const char *text)
     return g_string_free(out, FALSE);
 }
 
+static void
+append_escape(GString *out, gunichar c)
+{
+    if (c > 0xffff) {
+        append_escape(out, 0xd800 + ((c - 0x10000) >> 10));
+        append_escape(out, 0xdc00 + ((c - 0x10000) & 0x3ff));
+    } else {
+        g_string_append_printf(out, "\\u%04x", c);
+    }
+}
+
+char *
+vmb_text_json_ascii_controls(const char *json)
+{
+    GString *out = g_string_new(NULL);
+    for (const char *p = json; *p != '\0';) {
+        gunichar c = g_utf8_get_char_validated(p, -1);
+        if (c == (gunichar)-1 || c == (gunichar)-2) {
+            append_escape(out, 0xfffd);
+            p++;
+            continue;
+        }
+        if (c < 0x7f || is_harmless(c))
+            g_string_append_unichar(out, c);
+        else
+            append_escape(out, c);
+        p = g_utf8_next_char(p);
+    }
+    return g_string_free(out, FALSE);
+}
+
 gboolean
 vmb_text_is_name(const char *name)
 {

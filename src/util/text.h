@@ -8,6 +8,10 @@
  * single spaces, so one message remains one line. Free with g_free(). */
 char *vmb_text_clean(const char *text);
 
+/* The same JSON text with these characters as \u escapes, so that a terminal that shows it is not
+ * led by it; invalid UTF-8 becomes U+FFFD. Free with g_free(). */
+char *vmb_text_json_ascii_controls(const char *json);
+
 /* TRUE if @name is a name that the repository may use: [A-Za-z0-9._-]+ without a leading dot,
  * at most 200 bytes. */
 gboolean vmb_text_is_name(const char *name);

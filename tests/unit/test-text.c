@@ -121,6 +121,26 @@ test_hex(void)
         g_assert_false(vmb_text_unhex(bad[i], back, sizeof back));
 }
 
+static void
+test_json(void)
+{
+    static const struct {
+        const char *in, *out;
+    } cases[] = {
+        {"{\"a\":\"b \\n \\u001b \\\\\"}", "{\"a\":\"b \\n \\u001b \\\\\"}"},
+        {"\"gr\xc3\xbc\xc3\x9f \xe2\x82\xac\"", "\"gr\xc3\xbc\xc3\x9f \xe2\x82\xac\""},
+        {"\"\xc2\x9b" "31m\x7f\"", "\"\\u009b31m\\u007f\""},
+        {"\"\xe2\x80\xae\xe2\x80\xa8\"", "\"\\u202e\\u2028\""},
+        {"\"\xf3\xa0\x81\x81\"", "\"\\udb40\\udc41\""},
+        {"\"\xff\xc3\"", "\"\\ufffd\\ufffd\""},
+        {"\"\xf0\x9f\x98\x80\"\n", "\"\xf0\x9f\x98\x80\"\n"},
+    };
+    for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *got = vmb_text_json_ascii_controls(cases[i].in);
+        g_assert_cmpstr(got, ==, cases[i].out);
+    }
+}
+
 int
 main(int argc, char **argv)
 {
@@ -132,5 +152,6 @@ main(int argc, char **argv)
     g_test_add_func("/text/names", test_names);
     g_test_add_func("/text/uuids", test_uuids);
     g_test_add_func("/text/hex", test_hex);
+    g_test_add_func("/text/json", test_json);
     return g_test_run();
 }
