@@ -151,6 +151,28 @@ def incremental(lab, table, options):
     lab.forget("sparse")
 
 
+def compare(lab, table, options):
+    """An incremental of an unchanged disk whose bitmap is lost, against a full of it."""
+    guest = lab.files_guest()
+    tool = lab.tool(lab.result("compared"))
+    lab.backup(tool, guest)
+
+    def compared():
+        drop_checkpoints(guest)
+        return lab.backup(tool, guest, "--level", "incremental")
+    samples = measure.in_turn(options.rounds, {
+        "compared": compared,
+        "full, zstd": lambda: lab.full(guest),
+        "full, uncompressed": lambda: lab.full(guest, "--compress", "none"),
+    }, lab.say)
+    ours = ("", samples["compared"])
+    table.compare("unchanged 4 GiB by comparison", ours, ("full, zstd", samples["full, zstd"]), 0.7)
+    table.compare("unchanged 4 GiB by comparison", ours,
+                  ("full, uncompressed", samples["full, uncompressed"]), 0.9)
+    drop_checkpoints(guest)
+    lab.clean(tool.repo)
+
+
 def memory(lab, table, options):
     """The peak of resident memory."""
     def row(what, sample):
