@@ -1,12 +1,15 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest is never left frozen or paused: killed programs and guards, signals, budgets."""
+"""The guest is never left frozen or paused: killed programs and guards, signals, budgets, foreign jobs."""
 
+import json
+import os
 import signal
 import time
 
 from common import codes, process, tap
-from freezing import PROMPT, lab, next_run, wait_free
+from freezing import PROMPT, hooks, lab, next_run, wait_free
+import libvirt_qemu
 
 # The program and its guard
 
@@ -95,11 +98,10 @@ def test_pause_of_the_user_after_both_were_killed(t):
     next_run(t, bench, repository)
 
 
-@tap.test
-def test_guard_killed_while_frozen(t):
+def guard_killed(t, *more):
     bench, repository = lab(t)
     content = bench.content()
-    running, go = repository.pause_at(t, "frozen")
+    running, go = repository.pause_at(t, "frozen", *more)
     since = time.monotonic()
     for pid in bench.guards():
         process.kill(pid)
@@ -111,6 +113,10 @@ def test_guard_killed_while_frozen(t):
     repository.expect_point(t, content, "incremental", "crash")
     repository.assert_tidy(t)
     next_run(t, bench, repository)
+
+
+tap.add_test("guard_killed_while_frozen", guard_killed)
+tap.add_test("guard_killed_while_paused", lambda t: guard_killed(t, "--quiesce", "pause"))
 
 
 @tap.test
@@ -128,10 +134,10 @@ def test_guard_killed_before_the_freeze(t):
     next_run(t, bench, repository)
 
 
-def signalled(t, number):
+def signalled(t, number, *more):
     bench, repository = lab(t)
     base = bench.guest.checkpoints()
-    running, go = repository.pause_at(t, "frozen")
+    running, go = repository.pause_at(t, "frozen", *more)
     running.signal(number)
     for guard in bench.guards():
         process.kill(guard, number)
@@ -148,6 +154,142 @@ def signalled(t, number):
 for name in ("SIGTERM", "SIGINT", "SIGHUP"):
     tap.add_test(name.lower() + "_while_frozen",
                  lambda t, number=getattr(signal, name): signalled(t, number))
+
+
+tap.add_test("sigterm_while_paused",
+             lambda t: signalled(t, signal.SIGTERM, "--quiesce", "pause"))
+
+
+@tap.test
+def test_signal_after_the_point_is_complete(t):
+    """There is nothing to undo any more, and that is what is said."""
+    bench, repository = lab(t)
+    content = bench.content()
+    running, go = repository.pause_at(t, "checkpoints-retired")
+    running.signal(signal.SIGTERM)
+    t.eventually(lambda: "Terminated" in running.stderr_so_far(), 10, "the signal is noticed")
+    go()
+    running.wait().expect(0).says("was complete when the signal came, so it is kept")
+    repository.expect_point(t, content, "incremental")
+    repository.assert_tidy(t)
+
+
+# The begin
+
+@tap.test
+def test_begin_fails_while_paused(t):
+    bench, repository = lab(t)
+    base = bench.guest.checkpoints()
+    running, go = repository.pause_at(t, "frozen", "--quiesce", "pause")
+    t.ok(not bench.guest.is_running(), "the guest runs")
+    for parent, _, names in os.walk(bench.scratch):
+        for name in names:
+            os.unlink(os.path.join(parent, name))
+    since = time.monotonic()
+    go()
+    running.wait().expect(1)
+    wait_free(t, bench, since, PROMPT, "resumed")
+    repository.assert_no_point(t, base)
+    next_run(t, bench, repository)
+
+
+@tap.test
+def test_daemon_restarts_while_paused(t):
+    bench, repository = lab(t)
+    content = bench.content()
+    running, go = repository.pause_at(t, "frozen", "--quiesce", "pause")
+    bench.host.kill9()
+    bench.host.start()
+    go()
+    running.wait().expect(0)
+    t.ok(bench.guest.is_writing(PROMPT), "the guest does not write")
+    repository.expect_point(t, content, "incremental", "paused")
+    repository.assert_tidy(t)
+
+
+def remove_bitmap(bench, target, name):
+    """Takes a bitmap away behind libvirt's back."""
+    def ask(command, **arguments):
+        text = json.dumps({"execute": command, "arguments": arguments})
+        return json.loads(libvirt_qemu.qemuMonitorCommand(bench.guest.dom, text, 0))["return"]
+    path = os.path.realpath(bench.guest.disk_path(target))
+    for node in ask("query-named-block-nodes", flat=True):
+        names = [bitmap.get("name") for bitmap in node.get("dirty-bitmaps", [])]
+        if os.path.realpath(node.get("file", "")) == path and name in names:
+            ask("block-dirty-bitmap-remove", node=node["node-name"], name=name)
+            return
+    raise tap.Failure("%s has no bitmap %s" % (target, name))
+
+
+@tap.test
+def test_bitmap_is_refused_at_the_begin(t):
+    """It was good when it was looked at. The job begins without it, in the same freeze."""
+    bench, repository = lab(t)
+    hooks(t, bench.guest, freeze="echo VMB-FREEZING >/dev/console")
+    content = bench.content()
+    running, go = repository.pause_at(t, "frozen")
+    remove_bitmap(bench, "vdb", repository.newest_checkpoint())
+    go()
+    result = running.wait().expect(0)
+    t.equal(bench.guest.console().count("VMB-FREEZING"), 1, "freezes")
+    t.ok("bitmap-unusable" in codes(result), "reasons %s" % codes(result))
+    name = repository.expect_point(t, content, "incremental", "filesystem")
+    t.equal({disk["method"] for disk in repository.manifest(name)["disks"]}, {"compare"})
+    repository.assert_tidy(t)
+    repository.assert_points(t)
+    next_run(t, bench, repository)
+
+
+class ForeignJob:
+    """A backup job of another program on vda."""
+
+    def __init__(self, t, bench):
+        self.dom = bench.guest.dom
+        place = bench.host.directory("foreign-" + t.name, owner="qemu")
+        self.dom.backupBegin("""
+            <domainbackup mode='pull'><server transport='unix' socket='%s/socket'/><disks>
+            <disk name='vda' backup='yes' type='file'><scratch file='%s/scratch'/></disk>
+            <disk name='vdb' backup='no'/><disk name='vdc' backup='no'/></disks></domainbackup>
+            """ % (place, place), None, 0)
+
+    def end(self, t):
+        """It must still be there."""
+        t.contains(self.dom.backupGetXMLDesc(0), "foreign-")
+        self.dom.abortJob()
+
+
+@tap.test
+def test_foreign_job_before_the_freeze(t):
+    """It began after the first look: this is seen, and the guest not frozen for it."""
+    bench, repository = lab(t)
+    base = bench.guest.checkpoints()
+    running, go = repository.pause_at(t, "guard-armed")
+    job = ForeignJob(t, bench)
+    since = time.monotonic()
+    go()
+    running.wait().expect(11).says("has become busy", "a backup job of another program")
+    t.ok(time.monotonic() - since < 10, "it was waited for")
+    job.end(t)
+    repository.assert_no_point(t, base)
+    next_run(t, bench, repository)
+
+
+@tap.test
+def test_foreign_job_in_the_freeze(t):
+    """libvirt lets the begin wait for it for 30 s, but not the guest."""
+    bench, repository = lab(t)
+    base = bench.guest.checkpoints()
+    running, go = repository.pause_at(t, "frozen", "--freeze-timeout", "3s")
+    since = time.monotonic()
+    job = ForeignJob(t, bench)
+    go()
+    wait_free(t, bench, since, 3 + 3)
+    t.ok(running.running(), "the run is over already")
+    result = running.wait().expect(11)
+    t.ok("freeze-budget" in codes(result), "reasons %s" % codes(result))
+    job.end(t)
+    repository.assert_no_point(t, base)
+    next_run(t, bench, repository)
 
 
 # The budget
