@@ -177,6 +177,9 @@ vmb_repository_init(const char *path, GError **error)
     if (!vmb_repository_lock_root(making->fd))
         return vmb_error_set(error, VMB_ERROR_LOCKED,
                              "%s: another process makes a repository there at this moment", path);
+    /* An odd umask would keep its owner out of it; filesystems that cannot do that are refused next. */
+    if (making->made && fchmod(making->fd, 0700) < 0)
+        vmb_debug("cannot make %s private: %s", making->path, g_strerror(errno));
     if (!check_empty(making, error) || !vmb_repository_probe(making->fd, making->path, error))
         return FALSE;
     making->filled = TRUE;
