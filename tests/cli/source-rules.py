@@ -44,7 +44,7 @@ def test_layers(t):
 
 @tap.test
 def test_headers(t):
-    wrong = [path for path, text in sources("src", "tests/unit", "tests/nbd", "tests/cli")
+    wrong = [path for path, text in sources("src", "tests/unit", "tests/nbd", "tests/cli", "tests/fuzz")
              if not re.match(r"/\* SPDX-License-Identifier: GPL-2.0-or-later \*/\n/\* \S.*[.:]", text)]
     t.equal(wrong, [], "without the two lines at the top")
 
