@@ -287,14 +287,19 @@ static gboolean
 end_late(VmbBackupJob *job, GError **error)
 {
     guint64 until = vmb_units_monotonic() + LATE_NS;
+    /* The connection was given up with the begin. */
+    if (vmb_connection_reopen(vmb_domain_connection(job->domain), NULL))
+        vmb_domain_refresh(job->domain, NULL);
     for (;;) {
-        gboolean ended = FALSE;
-        if (!vmb_backup_job_end_by_socket(job->domain, job->socket, &ended, error))
+        /* Behind a begin that hangs in QEMU, an abort would only wait. */
+        gboolean ended = FALSE, occupied = vmb_domain_is_occupied(job->domain);
+        if (!occupied &&
+            !vmb_backup_job_end_by_socket(job->domain, job->socket, &ended, error))
             return FALSE;
         if (ended)
             return TRUE;
         if (vmb_units_monotonic() >= until)
-            return !vmb_domain_is_occupied(job->domain, NULL) ||
+            return !occupied ||
                    vmb_error_set(error, VMB_ERROR_FAILED,
                                  "domain '%s': QEMU has not answered yet whether the job begins",
                                  vmb_domain_name(job->domain));

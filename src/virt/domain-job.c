@@ -14,29 +14,46 @@
 
 /* QEMU answers within milliseconds. */
 #define OCCUPIED_MS 5000
+/* During a long job libvirt tells the time since that began; then it is seen by repetition whether one call
+ * does not end. */
+#define JOB_LOOKS 30
+#define JOB_LOOK_PAUSE_US (100 * 1000)
 
-gboolean
-vmb_domain_is_occupied(VmbDomain *domain, guint64 *ms)
+static int
+ask_control(VmbDomain *domain, guint64 *ms)
 {
     VMB_DOMAIN_CALL(domain);
     virDomainControlInfo info = {0};
-    if (virDomainGetControlInfo(vmb_domain_handle(domain), &info, 0) < 0 ||
-        info.state != VIR_DOMAIN_CONTROL_OCCUPIED)
-        return FALSE;
-    if (ms != NULL)
-        *ms = info.stateTime;
-    return TRUE;
+    if (virDomainGetControlInfo(vmb_domain_handle(domain), &info, 0) < 0)
+        return VIR_DOMAIN_CONTROL_OK;
+    *ms = info.stateTime;
+    return (int)info.state;
+}
+
+gboolean
+vmb_domain_is_occupied(VmbDomain *domain)
+{
+    guint64 ms = 0;
+    int state = ask_control(domain, &ms);
+    return state == VIR_DOMAIN_CONTROL_OCCUPIED || state == VIR_DOMAIN_CONTROL_JOB;
 }
 
 gboolean
 vmb_domain_check_answers(VmbDomain *domain, GError **error)
 {
     guint64 ms = 0;
-    return !vmb_domain_is_occupied(domain, &ms) || ms < OCCUPIED_MS ||
+    int state = ask_control(domain, &ms);
+    for (int i = 0; i < JOB_LOOKS && state == VIR_DOMAIN_CONTROL_JOB; i++) {
+        g_usleep(JOB_LOOK_PAUSE_US);
+        state = ask_control(domain, &ms);
+    }
+    gboolean stuck = state == VIR_DOMAIN_CONTROL_JOB ||
+                     (state == VIR_DOMAIN_CONTROL_OCCUPIED && ms >= OCCUPIED_MS);
+    return !stuck ||
            vmb_error_set(error, VMB_ERROR_FAILED,
-                         "the QEMU of the domain '%s' has not answered libvirt for %" G_GUINT64_FORMAT
-                         " s; it may be stopped, or hang in its storage",
-                         vmb_domain_name(domain), ms / 1000);
+                         "the QEMU of the domain '%s' has not answered libvirt for some seconds; it "
+                         "may be stopped, or hang in its storage",
+                         vmb_domain_name(domain));
 }
 
 static const char *

@@ -89,9 +89,9 @@ void vmb_domain_info_resolve_volumes(VmbDomain *domain, const char *xml, VmbDoma
  * comma-separated text, or NULL. */
 char *vmb_domain_info_compare_disks(const VmbDomainInfo *before, const VmbDomainInfo *after);
 
-/* TRUE while libvirt waits for an answer of QEMU's monitor. *@ms (may be NULL): for how long already. */
-gboolean vmb_domain_is_occupied(VmbDomain *domain, guint64 *ms);
-/* Fails if it has waited for 5 s or longer: whatever else is asked of QEMU would only queue up behind.
+/* TRUE while libvirt waits for an answer of QEMU's monitor, at this moment. */
+gboolean vmb_domain_is_occupied(VmbDomain *domain);
+/* Fails if it has waited for seconds: whatever else is asked of QEMU would only queue up behind.
  * Errors: VMB_ERROR_FAILED. */
 gboolean vmb_domain_check_answers(VmbDomain *domain, GError **error);
 

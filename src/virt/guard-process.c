@@ -293,7 +293,7 @@ end_job(Guard *guard, guint64 *late, guint64 limit)
     if (ended)
         report(LOG_NOTICE, "domain '%s': ended the backup job", vmb_domain_name(guard->domain));
     guint64 now = vmb_units_monotonic();
-    if (!ended && guard->begin_pending && vmb_domain_is_occupied(guard->domain, NULL))
+    if (!ended && guard->begin_pending && vmb_domain_is_occupied(guard->domain))
         *late = now + LATE_NS;
     else if (!ended && guard->begin_pending && has_job(guard))
         *late = MIN(now + LATE_NS, limit);
