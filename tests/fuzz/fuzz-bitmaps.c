@@ -74,7 +74,7 @@ static void
 try_evidence(const guint8 *data, gsize length)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(VmbImageEvidence) evidence = vmb_image_evidence_new(path, &error);
+    g_autoptr(VmbImageEvidence) evidence = vmb_image_evidence_new(path, length % 2 == 0, &error);
     FUZZ_CHECK(evidence != NULL);
     FUZZ_CHECK(vmb_image_evidence_check(evidence, -1, &error));
     FUZZ_CHECK(vmb_image_evidence_check(evidence, fd, &error));

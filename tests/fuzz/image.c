@@ -201,7 +201,7 @@ static void
 poke_bytes(FuzzBase *base, FuzzInput *input)
 {
     guint8 bytes[255];
-    guint64 offset = fuzz_take(input, 3);
+    guint64 offset = fuzz_take(input, 3) % (base->length + VMB_BLOCK_SIZE);
     gsize length = (gsize)fuzz_take(input, 1);
     fuzz_base_write(base, offset, bytes, fuzz_take_bytes(input, bytes, length));
 }

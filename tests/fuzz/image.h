@@ -40,7 +40,7 @@ typedef enum {
     FUZZ_POKE_L2,       /* u8 table, u16 index, u8 kind, u64 value */
     FUZZ_POKE_REFTABLE, /* u8 index, u16 cluster, u8 low byte */
     FUZZ_POKE_REFCOUNT, /* u16 cluster, u16 count */
-    FUZZ_POKE_BYTES,    /* u24 offset, u8 length, bytes */
+    FUZZ_POKE_BYTES,    /* u24 offset (modulo), u8 length, bytes */
     FUZZ_POKE_SIZE,     /* u16 clusters, u16 bytes */
     FUZZ_POKE_COPY,     /* u8 table, u16 from, u8 table, u16 to: an L2 entry twice */
     FUZZ_POKE_FRAME,    /* u16 index, u8 offset, u8 length, bytes: in the stored form of a block */
