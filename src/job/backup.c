@@ -19,6 +19,9 @@
 #include <string.h>
 
 #define GUEST_FACTS_TIMEOUT_S 5
+/* How often, and how far apart, libvirt is asked whether a job whose server is gone has ended. */
+#define JOB_GONE_LOOKS 10
+#define JOB_GONE_PAUSE_US (50 * 1000)
 
 void
 vmb_backup_result_free(VmbBackupResult *result)
@@ -264,19 +267,32 @@ run_steps(VmbBackupRun *run, const char *name, GError **error)
     return (state.active || started) && run_running(run, error);
 }
 
+/* The server closes its connections some ten milliseconds before libvirt takes the job off its list. */
+static gboolean
+job_is_gone(VmbBackupRun *run)
+{
+    gboolean gone = !vmb_backup_job_is_active(run->job);
+    for (int i = 0; !gone && i < JOB_GONE_LOOKS; i++) {
+        g_usleep(JOB_GONE_PAUSE_US);
+        gone = !vmb_backup_job_is_active(run->job);
+    }
+    return gone;
+}
+
 /* Reading fails when the job is gone: why it is gone says more. NULL: it is there, or nobody knows. */
 static const char *
-why_job_is_gone(VmbBackupRun *run)
+why_job_is_gone(VmbBackupRun *run, const GError *error)
 {
     VmbDomainState state;
-    gboolean reading = run->watch != NULL && run->manifest->disks->len < run->plan->disks->len;
+    gboolean reading = run->watch != NULL && run->manifest->disks->len < run->plan->disks->len &&
+                       g_error_matches(error, VMB_ERROR, VMB_ERROR_FAILED);
     if (run->offline != NULL || !vmb_domain_state(run->domain, &state, NULL))
         return NULL;
     if (!state.active && run->job == NULL)
         return "the domain was shut down before the backup job began";
     if (!state.active)
         return "the domain was shut down while it was backed up, and the job ended with it";
-    if (reading && run->job != NULL && !vmb_backup_job_is_active(run->job))
+    if (reading && run->job != NULL && job_is_gone(run))
         return "somebody else ended the backup job";
     return NULL;
 }
@@ -294,7 +310,7 @@ explain_error(VmbBackupRun *run, GError **error)
         g_clear_error(error);
         vmb_backup_check_cancelled(run, error);
     } else if (run->journal_written && run->published == VMB_UNPUBLISHED) {
-        const char *why = why_job_is_gone(run);
+        const char *why = why_job_is_gone(run, *error);
         cause = g_error_new((*error)->domain, (*error)->code,
                             "%s: %s%s%s. Nothing is kept of this run; older points are intact, and "
                             "the next run goes on from them", run->result->domain,
