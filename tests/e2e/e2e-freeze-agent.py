@@ -9,9 +9,10 @@ from common import Disk, Guest, MIB, codes, tap
 from freezing import lab, next_run, stays_free
 
 
-def hang(t, bench, repository, seconds, *more):
-    """A run whose agent stops answering just before the freeze, for so many seconds."""
-    running, go = repository.pause_at(t, "guard-armed", *more)
+def hang(t, bench, repository, seconds, *more, step="freeze-asked"):
+    """A run whose agent stops answering for so many seconds, when it has just been found to be well and is
+    about to be asked for the freeze; at step guard-armed: just before it is found."""
+    running, go = repository.pause_at(t, step, *more)
     bench.guest.hang_agent(seconds)
     go()
     return running
@@ -80,15 +81,43 @@ def test_agent_hangs_under_require(t):
 
 
 @tap.test
-def test_agent_hangs_all_the_time(t):
-    """Also when the guest's facts are asked for."""
+def test_agent_hangs_before(t):
+    """An agent that does not answer is not asked to freeze, so that nothing can come late."""
     bench, repository = lab(t)
     content = bench.content()
-    bench.guest.hang_agent(30)
-    result = repository.run("--freeze-timeout", "4s").expect(1)
-    t.ok({"guest-facts-missing", "agent-timeout"} <= set(codes(result)),
-         "reasons %s" % codes(result))
-    t.ok(result.seconds < 28, "it took %.1f s" % result.seconds)
+    result = hang(t, bench, repository, 8, "--freeze-timeout", "4s", step="guard-armed").wait()
+    t.ok(not bench.thawed(), "the agent is back already")
+    result.expect(0).says("is not asked to freeze")
+    t.equal(set(codes(result)) - {"deselected"}, {"agent-timeout"})
+    t.equal(bench.guards(), [], "guards")
+    repository.expect_point(t, content, "incremental", "crash")
+    wait_agent_back(t, bench)
+    stays_free(t, bench, 3)
+    next_run(t, bench, repository)
+
+
+@tap.test
+def test_agent_hangs_before_under_require(t):
+    bench, repository = lab(t)
+    base = bench.guest.checkpoints()
+    result = hang(t, bench, repository, 8, "--freeze-timeout", "4s", "--quiesce", "require",
+                  step="guard-armed").wait().expect(22)
+    t.ok("agent-timeout" in codes(result), "reasons %s" % codes(result))
+    repository.assert_no_point(t, base)
+    wait_agent_back(t, bench)
+    stays_free(t, bench, 3)
+    next_run(t, bench, repository, more=("--quiesce", "require"))
+
+
+@tap.test
+def test_agent_hangs_all_the_time(t):
+    """Also when the guest's facts are asked for, which takes 5 s at most."""
+    bench, repository = lab(t)
+    content = bench.content()
+    bench.guest.hang_agent(20)
+    result = repository.run("--freeze-timeout", "4s").expect(0)
+    t.equal(set(codes(result)) - {"deselected"}, {"agent-timeout", "guest-facts-missing"})
+    t.ok(result.seconds < 5 + 2 + 5, "it took %.1f s" % result.seconds)
     repository.expect_point(t, content, "incremental", "crash")
     wait_agent_back(t, bench)
     bench.wait_no_guard(t, 30)

@@ -10,7 +10,7 @@ from freezing import (Mounted, PROMPT, agent_is_back, hooks, later, restart_agen
                       wait_free)
 
 # Thaws the filesystem behind the agent's back as soon as it is frozen, as Windows does after 10 s.
-THAWS_BY_ITSELF = """(while ! fsfreeze -u /mnt/vdc; do usleep 100000; done) </dev/null >/dev/null 2>&1 &"""
+THAWS_BY_ITSELF = """(while ! fsfreeze --unfreeze /mnt/vdc; do usleep 100000; done) </dev/null >/dev/null 2>&1 &"""
 
 
 def lab(t):

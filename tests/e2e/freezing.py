@@ -60,7 +60,7 @@ def hooks(t, guest, freeze="", thaw=""):
                    ">/usr/sbin/qemu-ga && "
                    "printf '#!/bin/sh\\n[ ! -e /run/hook-$1 ] || . /run/hook-$1\\n' >/run/hook && "
                    "chmod +x /usr/sbin/qemu-ga /run/hook")
-        restart_agent(t, guest, 0)
+        restart_agent(t, guest, 1)
         agent_is_back(t, guest)
     for name, command in (("freeze", freeze), ("thaw", thaw)):
         if command:

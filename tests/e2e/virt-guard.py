@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+from freezing import hooks
 from virt_driver import DOMAIN, LOCKED, QUIESCE, Driver, Lab, guard_is_gone, lab, process, tap
 from vmbtest.guest import Guest, libvirt
 
@@ -211,13 +212,15 @@ def test_guard_killed_before_freeze(t):
 def test_agent_hangs(t):
     """The freeze times out and happens late: the guard consumes it, whatever the program does."""
     setting = lab(t)
-    driver, guard, checkpoint = quiesced(t, setting, budget=4000, job=True)
-    setting.guest.hang_agent(9)
+    driver, guard, checkpoint = quiesced(t, setting, budget=4000, job=True,
+                                         fail_at="freeze-asked=delay:2500")
+    # Well when it is asked how it is, and hanging when it is asked to freeze.
+    setting.guest.exec("hang-agent 1.5 11")
     begun = time.monotonic()
     answer = driver.do("enter-begin-leave")
     t.equal(answer["result"], "not")
     t.equal(answer["reasons"], ["thaw-delayed", "agent-timeout"])
-    t.ok(time.monotonic() - begun < 9, "the hung agent held the backup up")
+    t.ok(time.monotonic() - begun < 11, "the hung agent held the backup up")
     t.equal(setting.guest.checkpoints(), [checkpoint])
     driver.do("end")
     driver.do("job-free")
@@ -245,12 +248,25 @@ def test_agent_hangs_under_require(t):
 
 
 @tap.test
+def test_agent_hangs_before(t):
+    """It is not asked to freeze: it might do so at any later time."""
+    setting = lab(t)
+    driver, guard, _ = quiesced(t, setting, budget=4000)
+    setting.guest.hang_agent(4)
+    t.equal(driver.do("enter")["reasons"], ["agent-timeout"])
+    t.equal(driver.do("leave")["result"], "not")
+    finish(t, driver, guard)
+    t.eventually(setting.guest._agent_answers, 15, "the agent answers again")
+    setting.guest.assert_healthy(checkpoints=[])
+
+
+@tap.test
 def test_killed_in_hanging_freeze(t):
     setting = lab(t)
-    driver, guard, _ = quiesced(t, setting, budget=20000)
-    setting.guest.hang_agent(5)
+    driver, guard, _ = quiesced(t, setting, budget=20000, fail_at="freeze-asked=delay:1500")
+    setting.guest.exec("hang-agent 0.5 6")
     driver.send("enter")
-    time.sleep(1)
+    time.sleep(3)
     driver.kill9()
     guard_is_gone(t, driver, guard)
     t.contains(setting.guest.console(), "VMB-AGENT continued")
@@ -283,6 +299,20 @@ def test_agent_hangs_in_thaw(t):
     driver.do("guard-free")
     guard_is_gone(t, driver, guard)
     wait_thawed(t, setting.guest, 15)
+
+
+@tap.test
+def test_one_filesystem_thaws_by_itself(t):
+    """One of two is no longer frozen when the job has begun: the freeze has not held."""
+    setting = lab(t)
+    hooks(t, setting.guest, freeze="(while ! fsfreeze --unfreeze /mnt/vdb; do usleep 100000; done) "
+          "</dev/null >/dev/null 2>&1 &")
+    driver, guard, _ = quiesced(t, setting, fail_at="frozen=delay:2500")
+    driver.do("enter")
+    answer = driver.do("leave")
+    t.equal((answer["result"], answer["reasons"]), ("not", ["thawed-by-itself"]))
+    finish(t, driver, guard)
+    setting.guest.assert_healthy(checkpoints=[])
 
 
 @tap.test
