@@ -28,8 +28,8 @@ typedef struct {
 void vmb_plan_free(VmbPlan *plan);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPlan, vmb_plan_free)
 
-/* Decides for each disk of @info, which vmb_bind_disks() has been through; each skipped disk and each fallback is added to @reasons. @domain may
- * be asked about its checkpoints, nothing is changed. @points: the domain's, in order. Errors:
+/* Decides for each disk of @info, which vmb_bind_disks() has been through; each skipped disk and each
+ * fallback is added to @reasons. @domain may be asked about its checkpoints, nothing is changed. @points: the domain's, in order. Errors:
  * VMB_ERROR_USAGE (a selected target that does not exist), VMB_ERROR_DOMAIN (no disk is left),
  * VMB_ERROR_NO_INCREMENTAL (demanded, and impossible for some disk). */
 VmbPlan *vmb_plan_new(const VmbBackupOptions *options, VmbDomain *domain, const VmbDomainInfo *info,

@@ -50,6 +50,7 @@ look_at(const char *path, const char *format)
     layer->inode = (guint64)st.st_ino;
     layer->size = (guint64)st.st_size;
     layer->mtime_ns = (gint64)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+    layer->ctime_ns = (guint64)MAX(st.st_ctim.tv_sec, 0) * 1000000000 + st.st_ctim.tv_nsec;
     layer->birth_ns = S_ISREG(st.st_mode) ? birth_of(fd) : 0;
     layer->header_digest = S_ISREG(st.st_mode) ? digest_header(fd, layer->size) : NULL;
     return layer;
@@ -110,10 +111,19 @@ all_unchanged(const GPtrArray *before, const GPtrArray *now, guint from)
     return TRUE;
 }
 
+/* Starting a domain changes the owner of a template, and so its time of change, and nothing in it; but what
+ * is not read at all must not have been touched. */
 gboolean
 vmb_source_layers_unchanged(const GPtrArray *before, const GPtrArray *now)
 {
-    return now->len > 0 && all_unchanged(before, now, 0);
+    if (now->len == 0 || !all_unchanged(before, now, 0))
+        return FALSE;
+    for (guint i = 0; i < now->len; i++) {
+        const VmbSourceLayer *a = before->pdata[i], *b = now->pdata[i];
+        if (a->ctime_ns == 0 || a->ctime_ns != b->ctime_ns)
+            return FALSE;
+    }
+    return TRUE;
 }
 
 gboolean

@@ -179,6 +179,7 @@ read_layer(VmbJson *object, GError **error)
         !vmb_json_get_uint(object, "inode", &layer->inode, error) ||
         !vmb_json_get_uint(object, "size", &layer->size, error) ||
         !vmb_json_get_int(object, "mtime_ns", &layer->mtime_ns, error) ||
+        !vmb_json_get_uint_or(object, "ctime_ns", 0, &layer->ctime_ns, error) ||
         !vmb_json_get_uint_or(object, "birth_ns", 0, &layer->birth_ns, error) ||
         !read_valid(object, "header_digest", TRUE, is_digest, &layer->header_digest, error))
         return NULL;

@@ -56,6 +56,7 @@ write_layer(gconstpointer element)
     vmb_json_add_uint(object, "inode", layer->inode);
     vmb_json_add_uint(object, "size", layer->size);
     add_int(object, "mtime_ns", layer->mtime_ns);
+    vmb_json_add_uint(object, "ctime_ns", layer->ctime_ns);
     vmb_json_add_uint(object, "birth_ns", layer->birth_ns);
     vmb_json_add_string(object, "header_digest", layer->header_digest);
     return object;

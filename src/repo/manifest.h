@@ -31,6 +31,7 @@ typedef struct {
     guint64 device, inode;
     guint64 size; /* bytes of the file */
     gint64 mtime_ns;
+    guint64 ctime_ns;    /* when anything of the file changed: nobody can put that back; 0: not known */
     guint64 birth_ns;    /* when the file was made; 0: not known */
     char *header_digest; /* hexadecimal SHA-256 of its first 64 KiB (less if shorter), or NULL */
 } VmbSourceLayer;

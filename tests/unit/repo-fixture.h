@@ -91,6 +91,7 @@ fixture_disk(const char *target, guint n, guint parent)
     layer->inode = G_MAXUINT64;
     layer->size = 12345678;
     layer->mtime_ns = -5;
+    layer->ctime_ns = 1800000000123456789;
     layer->birth_ns = 1700000000123456789;
     layer->header_digest = g_strnfill(64, 'a');
     g_ptr_array_add(disk->layers, layer);

@@ -52,6 +52,7 @@ test_round_trip(void)
     g_assert_cmpint(vdb->reason, ==, VMB_REASON_FIRST_BACKUP);
     const VmbSourceLayer *layer = vda->layers->pdata[0];
     g_assert_cmpint(layer->mtime_ns, ==, -5);
+    g_assert_cmpuint(layer->ctime_ns, ==, 1800000000123456789);
     g_assert_cmpuint(layer->birth_ns, ==, 1700000000123456789);
     g_assert_cmpuint(layer->inode, ==, G_MAXUINT64);
     g_assert_cmpmem(vda->head_digest, 32, ((VmbManifestDisk *)before->disks->pdata[0])->head_digest,

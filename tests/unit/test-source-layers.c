@@ -80,6 +80,23 @@ test_replaced(Fixture *fixture, gconstpointer data)
     check(before, look(fixture->active, fixture->base), FALSE, TRUE);
 }
 
+/* Its time may be put back, but not that of its last change. */
+static void
+test_time_put_back(Fixture *fixture, gconstpointer data)
+{
+    struct stat st;
+    g_autoptr(GPtrArray) before = look(fixture->active, fixture->base);
+    g_autoptr(GPtrArray) same = look(fixture->active, fixture->base);
+    g_assert_true(vmb_source_layers_unchanged(before, same));
+    g_assert_cmpint(stat(fixture->base, &st), ==, 0);
+    const struct timespec times[2] = {st.st_atim, st.st_mtim};
+    ((VmbSourceLayer *)before->pdata[1])->ctime_ns--; /* the clock may not have ticked since */
+    g_assert_cmpint(utimensat(AT_FDCWD, fixture->base, times, 0), ==, 0);
+    g_autoptr(GPtrArray) now = look(fixture->active, fixture->base);
+    g_assert_true(vmb_source_layers_same_below(before, now));
+    g_assert_false(vmb_source_layers_unchanged(before, now));
+}
+
 /* A new file may get the number of one that is gone. */
 static void
 test_number_used_again(Fixture *fixture, gconstpointer data)
@@ -110,6 +127,8 @@ main(int argc, char **argv)
     g_test_add("/source-layers/same", Fixture, NULL, set_up, test_same, tear_down);
     g_test_add("/source-layers/written", Fixture, NULL, set_up, test_written, tear_down);
     g_test_add("/source-layers/replaced", Fixture, NULL, set_up, test_replaced, tear_down);
+    g_test_add("/source-layers/time-put-back", Fixture, NULL, set_up, test_time_put_back,
+               tear_down);
     g_test_add("/source-layers/number-used-again", Fixture, NULL, set_up, test_number_used_again,
                tear_down);
     g_test_add("/source-layers/unknown", Fixture, NULL, set_up, test_unknown, tear_down);
