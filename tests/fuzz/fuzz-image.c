@@ -172,6 +172,12 @@ fuzz_seeds(void)
         guint8 good[] = {which, 0};
         g_autofree char *name = g_strdup_printf("good-%u", which);
         fuzz_seed(name, good, sizeof good);
+        /* What is left over in a cluster lies at its end. */
+        for (guint8 cluster = 0; cluster < 16; cluster++) {
+            guint8 end[] = {which, 0, FUZZ_POKE_BYTES, 0xff, 0xff, cluster, 1, 0x5a};
+            g_autofree char *padding = g_strdup_printf("end-%u-%u", which, cluster);
+            fuzz_seed(padding, end, sizeof end);
+        }
         for (guint8 op = 0; op < N_FUZZ_POKES; op++) {
             guint8 change[24] = {which, op & 1, op, 1, 2, 3};
             g_autofree char *changed = g_strdup_printf("change-%u-%u", which, op);
