@@ -243,6 +243,11 @@ class Round:
         codes = {reason["code"] for reason in manifest["reasons"]}
         t.ok(manifest["consistency"] == state,
              "the next run is %s\n%s" % (manifest["consistency"], result.describe()))
+        if state == "paused" and "leftovers-kept" in codes:
+            # Whether a dead run had frozen it, a paused guest cannot be asked: that is for the next one.
+            content = bench.content()
+            result = self.chain.run().expect(0)
+            codes = {reason["code"] for reason in self.chain.accept(t, content)["reasons"]}
         t.ok(not codes & {"leftovers-kept", "checkpoint-not-deleted"}, result.describe())
         bench.wait_released(t)
         bench.guest.assert_healthy()
