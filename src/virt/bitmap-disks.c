@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The disks of a domain that can hold bitmaps, with the files in which these are stored. */
 #include "virt/bitmap-disks.h"
+#include "virt/call.h"
 #include "virt/image-bitmaps.h"
 #include "util/log.h"
 
@@ -18,6 +19,7 @@ disk_free(gpointer data)
 GPtrArray *
 vmb_bitmap_disks(VmbDomain *domain, GError **error)
 {
+    VMB_DOMAIN_CALL(domain);
     char *xml = virDomainGetXMLDesc(vmb_domain_handle(domain), 0);
     if (xml == NULL) {
         vmb_virt_error(error, VMB_ERROR_DOMAIN, "cannot read the XML of the domain '%s'",
