@@ -416,24 +416,6 @@ def test_loop_device(t):
     t.equal((layer["path"], layer["header_digest"]), (device, None))
 
 
-@tap.test
-def test_logical_volume(t):
-    t.require(shutil.which("lvcreate"), "no LVM here")
-    host = t.once("host", PrivateLibvirt)
-    path = host.path("lvm.raw")
-    with open(path, "wb") as file:
-        file.truncate(64 * MIB)
-    device = process.run("losetup", "--find", "--show", path, check=False).strip()
-    t.require(device.startswith("/dev/loop"), "no loop devices here")
-    t.defer(process.run, "losetup", "--detach", device)
-    group = "vmbtest%d" % os.getpid()
-    made = process.run("vgcreate", "-q", group, device, check=False)
-    t.require("created" in made, "no volume groups here")
-    t.defer(process.run, "vgremove", "-q", "-f", group)
-    process.run("lvcreate", "-q", "-n", "disk", "-L", "8M", group)
-    always_compared(t, Disk(size=None, fmt="raw", path="/dev/%s/disk" % group))
-
-
 # Size of the disk, and of the memory.
 
 
