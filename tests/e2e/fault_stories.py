@@ -214,7 +214,8 @@ class PausedByScratch(Undoing):
         self.filler = os.path.join(self.small, "filler")
         with open(self.filler, "wb") as file:
             os.posix_fallocate(file.fileno(), 0, stat.f_bavail * stat.f_frsize - 512 * 1024)
-        bench.guest.exec("dd if=/dev/urandom of=/dev/vda bs=1M count=8 oflag=direct "
+        # A second later, because the agent of a guest that is paused cannot say that it was begun.
+        bench.guest.exec("(sleep 1; dd if=/dev/urandom of=/dev/vda bs=1M count=8 oflag=direct) "
                          ">/tmp/dd 2>&1 & true")
         t.eventually(lambda: not bench.guest.is_running(), 60, "QEMU pauses the guest")
 
