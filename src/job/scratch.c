@@ -122,7 +122,7 @@ bytes_to_read(const VmbPlanDisk *disk)
     guint64 used = disk->info->size;
     if (disk->info->allocation > 0)
         used = MIN(disk->info->allocation, disk->info->size);
-    if (disk->level == VMB_LEVEL_FULL)
+    if (disk->level == VMB_LEVEL_FULL || disk->method == VMB_METHOD_COMPARE)
         return used;
     return disk->parent_disk->level == VMB_LEVEL_INCREMENTAL
                ? disk->parent_disk->data_blocks * VMB_BLOCK_SIZE

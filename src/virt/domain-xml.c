@@ -114,6 +114,8 @@ add_layers(VmbDiskInfo *disk, xmlNode *node)
         add_layer(disk->layers, store, vmb_xml_attribute(vmb_xml_child(store, "format"), "type"));
         store = vmb_xml_child(store, "backingStore");
     }
+    /* Without an empty one at the end libvirt goes on by the last image's header. */
+    disk->chain_given = store != NULL && vmb_xml_child(store, "source") == NULL;
 }
 
 static VmbDeviceKind
@@ -158,7 +160,6 @@ vmb_domain_xml_disk(xmlNode *node)
     disk->has_medium = names_medium(vmb_xml_child(node, "source"));
     disk->layers = g_ptr_array_new_with_free_func(free_layer);
     add_layers(disk, node);
-    disk->chain_given = vmb_xml_child(node, "backingStore") != NULL;
     disk->encrypted = vmb_xml_child(node, "encryption") != NULL ||
                       vmb_xml_child(vmb_xml_child(node, "source"), "encryption") != NULL;
     disk->sliced = vmb_xml_child(vmb_xml_child(node, "source"), "slices") != NULL;

@@ -58,7 +58,7 @@ typedef struct {
     char *no_bitmaps_why;/* a sentence when not */
     gboolean encrypted;  /* QEMU decrypts it */
     gboolean sliced;     /* the disk is only a part of its file */
-    gboolean chain_given;/* the XML itself says where the chain of images goes on, or that it ends */
+    gboolean chain_given;/* the XML itself says where the chain of images ends */
     char *offline_why;   /* why it cannot be read while the domain is shut off; NULL if it can, or runs */
 } VmbDiskInfo;
 void vmb_disk_info_free(VmbDiskInfo *disk);

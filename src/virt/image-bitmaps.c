@@ -210,6 +210,13 @@ gboolean
 vmb_image_bitmap_remove(const char *path, const char *name, GError **error)
 {
     g_autofree char *text = NULL;
+    struct stat st;
+    /* Locks on a block device are this host's own: it may be in use on another one, such as that to which
+     * the domain has migrated. */
+    if (stat(path, &st) == 0 && S_ISBLK(st.st_mode))
+        return vmb_error_set(error, VMB_ERROR_FAILED,
+                             "%s: a block device may be in use on another host, so its bitmap %s is "
+                             "only removed while the domain runs", path, name);
     g_autoptr(VmbImageEditor) editor =
         vmb_image_has_leases(path) ? vmb_image_editor_new(NULL) : NULL;
     if (editor != NULL)

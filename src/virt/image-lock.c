@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/vfs.h>
 
 /* Bytes of those permissions with which an image can change: BLK_PERM_WRITE, _WRITE_UNCHANGED and
  * _RESIZE; and who shares consistent reading with nobody is about to make the image inconsistent. */
@@ -36,13 +37,28 @@ ask_locks(int fd, const char *path, char **who, GError **error)
     return TRUE;
 }
 
+/* There a lease depends on what the server has delegated: a refusal says nothing of other processes. */
+static gboolean
+is_remote(const struct statfs *fs)
+{
+    static const guint32 remote[] = {0x6969 /* NFS */, 0x517b /* SMB */, 0xff534d42 /* CIFS */,
+                                     0xfe534d42 /* SMB2 */};
+    for (gsize i = 0; i < G_N_ELEMENTS(remote); i++)
+        if ((guint32)fs->f_type == remote[i])
+            return TRUE;
+    return FALSE;
+}
+
 /* A read lease is granted only when nobody has the file open for writing. While we hold it, who opens it
  * for writing waits; so it is given back at once. Not all file systems have leases, and they are for the
  * file's owner and the administrator: without an answer QEMU's locks must do. */
 static int
 try_lease(int fd)
 {
+    struct statfs fs;
     /* Who waits makes the kernel signal us, by default with one that kills. */
+    if (fstatfs(fd, &fs) < 0 || is_remote(&fs))
+        return ENOLCK;
     if (fcntl(fd, F_SETSIG, SIGURG) < 0 || fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
         return errno;
     fcntl(fd, F_SETLEASE, F_UNLCK);

@@ -76,6 +76,25 @@ test_chain(void)
     g_assert_cmpstr(layer(disk, 1)->path, ==, "/i/mid&.qcow2");
     g_assert_cmpstr(layer(disk, 2)->path, ==, "/dev/vg/base");
     g_assert_cmpstr(layer(disk, 2)->format, ==, "raw");
+    g_assert_true(disk->chain_given);
+}
+
+/* What a user wrote of a chain need not be all of it: only an empty element ends it. */
+static void
+test_chain_without_end(void)
+{
+    g_autoptr(VmbDomainInfo) info = parse(
+        "<domain type='kvm'><devices><disk type='file' device='disk'><driver type='qcow2'/>"
+        "<source file='/i/top'/><backingStore type='file'><format type='qcow2'/>"
+        "<source file='/i/mid'/></backingStore><target dev='vda'/></disk>"
+        "<disk type='file' device='disk'><driver type='qcow2'/><source file='/i/one'/>"
+        "<backingStore/><target dev='vdb'/></disk></devices></domain>");
+    const VmbDiskInfo *open_chain = g_ptr_array_index(info->disks, 0);
+    const VmbDiskInfo *ended = g_ptr_array_index(info->disks, 1);
+    g_assert_cmpuint(open_chain->layers->len, ==, 2);
+    g_assert_false(open_chain->chain_given);
+    g_assert_cmpuint(ended->layers->len, ==, 1);
+    g_assert_true(ended->chain_given);
 }
 
 static void
@@ -289,6 +308,7 @@ main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/domain-xml/chain", test_chain);
+    g_test_add_func("/domain-xml/chain-without-end", test_chain_without_end);
     g_test_add_func("/domain-xml/kinds", test_kinds);
     g_test_add_func("/domain-xml/rest", test_rest);
     g_test_add_func("/domain-xml/bare", test_bare);
