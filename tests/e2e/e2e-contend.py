@@ -31,9 +31,13 @@ def gone_job(t, how, step, *words):
 
 
 def abort_job(bench):
-    """Another program, or somebody with virsh. It takes effect some milliseconds later."""
+    """Another program, or somebody with virsh. It takes effect some milliseconds later.
+
+    Unless QEMU is sending what the stopped reader does not take: then when that one goes on.
+    """
     bench.guest.dom.abortJob()
-    while bench.job_active():
+    deadline = time.monotonic() + 2
+    while bench.job_active() and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
