@@ -10,7 +10,7 @@
 
 static const VmbVerb verbs[] = {
     {"init", "make a repository", "", "  vmbackup -r /backup init\n", vmb_verb_init},
-    {"backup", "back up running domains", "DOMAIN... | --all",
+    {"backup", "back up domains, running or shut off", "DOMAIN... | --all",
      "  vmbackup -r /backup backup web01\n"
      "  vmbackup -r /backup backup --all --jobs 2 --quiesce require\n",
      vmb_verb_backup},
@@ -28,7 +28,7 @@ static const VmbVerb verbs[] = {
      "  vmbackup -r /backup restore web01/latest --to /restore\n"
      "  vmbackup -r /backup restore web01/20261121 --to /restore --name web02 --start\n",
      vmb_verb_restore},
-    {"doctor", "say what stands in the way of incremental backups", "[DOMAIN]...",
+    {"doctor", "say what stands in the way of backups, and tidy up after dead runs", "[DOMAIN]...",
      "  vmbackup -r /backup doctor web01\n"
      "  vmbackup -r /backup doctor --repair\n", vmb_verb_doctor},
     {"release", "take all checkpoints off a domain", "DOMAIN",
