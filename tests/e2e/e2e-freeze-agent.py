@@ -57,6 +57,23 @@ def test_agent_answers_late(t):
 
 
 @tap.test
+def test_agent_hangs_for_long(t):
+    """Undoing a freeze may take longer than any one call of libvirt may."""
+    bench, repository = lab(t)
+    content = bench.content()
+    result = hang(t, bench, repository, 60, "--freeze-timeout", "50s").wait(110)
+    t.ok(not bench.thawed(), "the agent is back already")
+    result.expect(1).says("has not confirmed its thaw")
+    t.ok({"agent-timeout", "thaw-delayed"} <= set(codes(result)), "reasons %s" % codes(result))
+    t.ok("connection" not in result.err, "a connection was given up")
+    repository.expect_point(t, content, "incremental", "crash")
+    wait_agent_back(t, bench)
+    bench.wait_no_guard(t, 30)
+    stays_free(t, bench, 4)
+    next_run(t, bench, repository)
+
+
+@tap.test
 def test_agent_is_slow(t):
     bench, repository = lab(t)
     content = bench.content()
