@@ -31,6 +31,10 @@ read_domain(VmbRepository *repository, const char *uuid)
         entry->points = g_ptr_array_new();
     for (guint i = 0; i < entry->points->len; i++) {
         const VmbPoint *point = g_ptr_array_index(entry->points, i);
+        if (point->retired) {
+            g_ptr_array_remove_index(entry->points, i--);
+            continue;
+        }
         if (point->manifest == NULL)
             continue;
         g_free(entry->name);

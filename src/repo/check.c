@@ -180,6 +180,8 @@ vmb_check_point(VmbPoint *point, const char *name, GPtrArray *findings)
     check_manifest(&check);
     check_state(&check);
     check_size(&check, NULL, VMB_LAYOUT_LOCK, 0);
+    if (point->retired)
+        check_size(&check, NULL, VMB_LAYOUT_RETIRED, 0);
     /* Without a manifest nobody knows what belongs there. */
     if (point->manifest != NULL)
         check_nothing_else(&check);

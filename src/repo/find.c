@@ -32,7 +32,8 @@ newest_point(VmbRepoDomain *domain, GError **error)
             g_propagate_error(error, g_steal_pointer(&local));
             return NULL;
         }
-        if (point == NULL || point->manifest == NULL || point->manifest->sequence <= highest)
+        if (point == NULL || point->manifest == NULL || point->retired ||
+            point->manifest->sequence <= highest)
             continue;
         vmb_point_free(newest);
         newest = g_steal_pointer(&point);
@@ -166,7 +167,7 @@ list_candidates(const GPtrArray *points, const char *prefix)
     guint more = 0;
     for (guint i = points->len; i-- > 0;) {
         const VmbPoint *point = points->pdata[i];
-        if (!g_str_has_prefix(point->id, prefix))
+        if (point->retired || !g_str_has_prefix(point->id, prefix))
             continue;
         if (ids->len < MAX_CANDIDATES)
             g_ptr_array_add(ids, point->id);
@@ -195,6 +196,8 @@ find_latest(const GPtrArray *points, const char *text, GError **error)
     VmbPoint *latest = NULL;
     for (guint i = 0; i < points->len; i++) {
         VmbPoint *point = points->pdata[i];
+        if (point->retired)
+            continue;
         if (point->manifest != NULL)
             latest = point; /* they are in order, damaged ones at the end */
         else if (latest != NULL && strcmp(point->id, latest->id) > 0)
@@ -217,6 +220,8 @@ find_prefix(const GPtrArray *points, const char *text, const char *prefix, GErro
     guint n = 0;
     for (guint i = 0; i < points->len; i++) {
         VmbPoint *point = points->pdata[i];
+        if (point->retired)
+            continue;
         if (strcmp(point->id, prefix) == 0) {
             found = point;
             n = 1;

@@ -10,6 +10,8 @@
 #define MAX_COUNTER 999999
 #define MAX_LINK_NAME 200
 #define JOURNAL_ASIDE VMB_LAYOUT_JOURNAL "-"
+#define TRASH "trash-"
+#define FOLD_FILE ".fold-"
 
 char *
 vmb_layout_journal_aside(const char *nonce)
@@ -23,6 +25,24 @@ vmb_layout_is_journal_aside(const char *name)
     guint8 nonce[16];
     return g_str_has_prefix(name, JOURNAL_ASIDE) &&
            vmb_text_unhex(name + strlen(JOURNAL_ASIDE), nonce, sizeof nonce);
+}
+
+char *
+vmb_layout_trash(const char *id)
+{
+    return g_strconcat(TRASH, id, NULL);
+}
+
+gboolean
+vmb_layout_is_trash(const char *name)
+{
+    return g_str_has_prefix(name, TRASH) && vmb_layout_is_point_id(name + strlen(TRASH));
+}
+
+char *
+vmb_layout_fold_file(const char *name)
+{
+    return g_strconcat(FOLD_FILE, name, NULL);
 }
 
 char *
@@ -75,14 +95,16 @@ gboolean
 vmb_layout_is_point_file(const char *name)
 {
     return vmb_text_is_name(name) && strcmp(name, VMB_LAYOUT_MANIFEST) != 0 &&
-           strcmp(name, VMB_LAYOUT_STATE) != 0 && strcmp(name, VMB_LAYOUT_LOCK) != 0;
+           strcmp(name, VMB_LAYOUT_STATE) != 0 && strcmp(name, VMB_LAYOUT_LOCK) != 0 &&
+           strcmp(name, VMB_LAYOUT_RETIRED) != 0;
 }
 
 gboolean
 vmb_layout_is_leftover(const char *name)
 {
-    /* The temporary names of vmb_fs_write_file(). */
-    return strcmp(name, "." VMB_LAYOUT_STATE ".new") == 0 ||
+    /* The temporary names of vmb_fs_write_file(), and of folds. */
+    return g_str_has_prefix(name, FOLD_FILE) ||
+           strcmp(name, "." VMB_LAYOUT_STATE ".new") == 0 ||
            strcmp(name, "." VMB_LAYOUT_MANIFEST ".new") == 0;
 }
 

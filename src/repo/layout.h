@@ -14,19 +14,32 @@
 #define VMB_LAYOUT_SEQUENCE "sequence"
 #define VMB_LAYOUT_STAGING "staging"
 #define VMB_LAYOUT_POINTS "points"
+#define VMB_LAYOUT_MAINTENANCE "maintenance" /* lock: points are dropped and folded */
+#define VMB_LAYOUT_STRUCTURE "structure"     /* lock: which points there are, and on what they build */
+#define VMB_LAYOUT_FOLD "fold"
+#define VMB_LAYOUT_CATALOG "catalog"
 
 /* Of a point; each has a lock as well. */
 #define VMB_LAYOUT_MANIFEST "manifest.json"
 #define VMB_LAYOUT_STATE "state.json"
+#define VMB_LAYOUT_RETIRED "retired" /* there, and empty: the point is hidden, its data is still needed */
 
 /* "journal-NONCE": a journal that is kept for another host. Free with g_free(). And whether a name
  * has that form. */
 char *vmb_layout_journal_aside(const char *nonce);
 gboolean vmb_layout_is_journal_aside(const char *name);
 
+/* "trash-ID", below domains/<uuid>: a point that is being deleted. Free with g_free(). And whether a name has
+ * that form. */
+char *vmb_layout_trash(const char *id);
+gboolean vmb_layout_is_trash(const char *name);
+
 /* "vda.qcow2" and "vda.digests". Free with g_free(). */
 char *vmb_layout_image(const char *target);
 char *vmb_layout_digests(const char *target);
+
+/* ".fold-NAME": what a file of the child will be after a fold, in the making. Free with g_free(). */
+char *vmb_layout_fold_file(const char *name);
 
 /* What an incremental's header says of its parent: "../20261121T020000Z/vda.qcow2". */
 char *vmb_layout_backing_file(const char *parent_id, const char *parent_image);

@@ -20,7 +20,8 @@ check_level(const VmbManifestDisk *disk, GError **error)
     if (disk->level == VMB_LEVEL_FULL) {
         if (disk->parent != NULL || disk->base_checkpoint != NULL)
             return vmb_error_set(error, VMB_ERROR_DAMAGE, "a full with a parent");
-        if (disk->method != VMB_METHOD_FULL && disk->method != VMB_METHOD_OFFLINE)
+        /* By bitmap: a synthetic full. */
+        if (disk->method == VMB_METHOD_COMPARE)
             return vmb_error_set(error, VMB_ERROR_DAMAGE, "a full by the method '%s'",
                                  vmb_method_name(disk->method));
         return TRUE;

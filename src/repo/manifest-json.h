@@ -3,11 +3,16 @@
 #pragma once
 #include "repo/manifest.h"
 
-#define VMB_MANIFEST_FORMAT 1
+/* Format 1: fulls were always read whole from the guest, and nothing was ever folded. */
+#define VMB_MANIFEST_FORMAT 2
 #define VMB_MANIFEST_MAX_BYTES (64 * 1024 * 1024)
 #define VMB_MANIFEST_MAX_ELEMENTS 4096u /* of disks, skipped, files, layers */
 #define VMB_MANIFEST_MAX_REASONS 65536u
 #define VMB_SEQUENCE_MAX (G_GUINT64_CONSTANT(1) << 53) /* what any JSON reader holds exactly */
+
+/* An element of disks. Reading: errors as for vmb_manifest_parse(). The caller frees what they return. */
+VmbJson *vmb_manifest_disk_write(const VmbManifestDisk *disk);
+VmbManifestDisk *vmb_manifest_disk_read(VmbJson *object, GError **error);
 
 /* What one disk's numbers and the lists of a manifest must fulfil among themselves.
  * Errors: VMB_ERROR_DAMAGE. */

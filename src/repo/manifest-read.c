@@ -236,8 +236,25 @@ read_origin(VmbJson *object, VmbManifestDisk *disk, GError **error)
            read_valid(object, "checkpoint", TRUE, vmb_text_is_name, &disk->checkpoint, error);
 }
 
-static gpointer
-read_disk(VmbJson *object, GError **error)
+static gboolean
+read_relations(VmbJson *object, VmbManifestDisk *disk, GError **error)
+{
+    VmbJson *by = NULL;
+    if (!vmb_json_get_uint_or(object, "replaced_bytes", VMB_BYTES_UNKNOWN, &disk->replaced_bytes,
+                              error) ||
+        !vmb_json_get_uint_or(object, "folded", 0, &disk->folded, error) ||
+        !read_valid(object, "synthetic_from", TRUE, vmb_layout_is_point_id, &disk->synthetic_from,
+                    error))
+        return FALSE;
+    if (!json_object_object_get_ex(object, "replaced_by", &by) || by == NULL)
+        return TRUE;
+    return vmb_json_get_object(object, "replaced_by", &by, error) &&
+           read_valid(by, "point", FALSE, vmb_layout_is_point_id, &disk->replaced_by, error) &&
+           vmb_json_get_uint(by, "bytes", &disk->replaced_by_bytes, error);
+}
+
+VmbManifestDisk *
+vmb_manifest_disk_read(VmbJson *object, GError **error)
 {
     g_autoptr(VmbManifestDisk) disk = vmb_manifest_disk_new();
     if (!read_valid(object, "target", FALSE, vmb_text_is_name, &disk->target, error) ||
@@ -248,9 +265,15 @@ read_disk(VmbJson *object, GError **error)
         !read_origin(object, disk, error) ||
         !read_array(object, "layers", VMB_MANIFEST_MAX_ELEMENTS, disk->layers, read_layer, error) ||
         !read_image(object, disk, error) || !read_digests(object, disk, error) ||
-        !vmb_manifest_check_disk(disk, error))
+        !read_relations(object, disk, error) || !vmb_manifest_check_disk(disk, error))
         return NULL;
     return g_steal_pointer(&disk);
+}
+
+static gpointer
+read_disk(VmbJson *object, GError **error)
+{
+    return vmb_manifest_disk_read(object, error);
 }
 
 static gpointer
@@ -373,7 +396,7 @@ check_format(VmbJson *object, GError **error)
                              "made by a newer version of vmbackup (format %" G_GUINT64_FORMAT
                              ", this version reads %d): nothing was changed; use that version",
                              format, VMB_MANIFEST_FORMAT);
-    return format == VMB_MANIFEST_FORMAT || refuse(error, "format");
+    return format >= 1 || refuse(error, "format");
 }
 
 VmbManifest *

@@ -87,10 +87,26 @@ write_digests(const VmbManifestDisk *disk)
     return digests;
 }
 
-static VmbJson *
-write_disk(gconstpointer element)
+static void
+add_relations(VmbJson *object, const VmbManifestDisk *disk)
 {
-    const VmbManifestDisk *disk = element;
+    if (disk->replaced_bytes != VMB_BYTES_UNKNOWN)
+        vmb_json_add_uint(object, "replaced_bytes", disk->replaced_bytes);
+    if (disk->replaced_by != NULL) {
+        VmbJson *by = json_object_new_object();
+        vmb_json_add_string(by, "point", disk->replaced_by);
+        vmb_json_add_uint(by, "bytes", disk->replaced_by_bytes);
+        vmb_json_add(object, "replaced_by", by);
+    }
+    if (disk->folded > 0)
+        vmb_json_add_uint(object, "folded", disk->folded);
+    if (disk->synthetic_from != NULL)
+        vmb_json_add_string(object, "synthetic_from", disk->synthetic_from);
+}
+
+VmbJson *
+vmb_manifest_disk_write(const VmbManifestDisk *disk)
+{
     VmbJson *object = json_object_new_object();
     vmb_json_add_string(object, "target", disk->target);
     vmb_json_add_string(object, "id", disk->id);
@@ -106,7 +122,14 @@ write_disk(gconstpointer element)
     add_array(object, "layers", disk->layers, write_layer);
     vmb_json_add(object, "image", write_image(disk));
     vmb_json_add(object, "digests", write_digests(disk));
+    add_relations(object, disk);
     return object;
+}
+
+static VmbJson *
+write_disk(gconstpointer element)
+{
+    return vmb_manifest_disk_write(element);
 }
 
 static VmbJson *

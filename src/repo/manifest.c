@@ -69,6 +69,7 @@ vmb_manifest_disk_new(void)
 {
     VmbManifestDisk *disk = g_new0(VmbManifestDisk, 1);
     disk->reason = VMB_N_REASONS;
+    disk->replaced_bytes = VMB_BYTES_UNKNOWN;
     disk->layers = array_of((GDestroyNotify)vmb_source_layer_free);
     return disk;
 }
@@ -88,6 +89,8 @@ vmb_manifest_disk_free(VmbManifestDisk *disk)
     g_clear_pointer(&disk->layers, g_ptr_array_unref);
     g_free(disk->image);
     g_free(disk->digests);
+    g_free(disk->replaced_by);
+    g_free(disk->synthetic_from);
     g_free(disk);
 }
 

@@ -56,7 +56,16 @@ typedef struct {
     char *digests;        /* file name */
     guint64 digests_size; /* bytes */
     guint8 digests_digest[VMB_DIGEST_SIZE];
+    /* What retention needs; none of it is needed for reading. */
+    guint64 replaced_bytes; /* stored bytes of the parent's own image that this one hides;
+                             * VMB_BYTES_UNKNOWN */
+    char *replaced_by;      /* a point that builds on this one, and how much it hides; or NULL */
+    guint64 replaced_by_bytes;
+    guint64 folded;       /* so many older points have been folded into this one */
+    char *synthetic_from; /* the point with whose chain a full was made without reading all; NULL */
 } VmbManifestDisk;
+
+#define VMB_BYTES_UNKNOWN G_MAXUINT64
 
 typedef struct {
     char *target;

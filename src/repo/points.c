@@ -109,6 +109,15 @@ check_place(const VmbPoint *point, GError **error)
     return TRUE;
 }
 
+/* A name, so that hiding a point is one step and finding it hidden needs no reading. */
+static gboolean
+is_retired(const PointsDir *place, const char *id)
+{
+    struct stat st;
+    g_autofree char *name = g_build_filename(id, VMB_LAYOUT_RETIRED, NULL);
+    return fstatat(place->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 static void
 parse(VmbPoint *point, const char *text, gsize length)
 {
@@ -145,6 +154,7 @@ read_point(VmbRepoDomain *domain, PointsDir *place, const char *id, GError **err
     point->id = g_strdup(id);
     point->uuid = g_strdup(domain->uuid);
     point->place = g_atomic_rc_box_acquire(place);
+    point->retired = is_retired(place, id);
     if (vmb_directory_read(place->fd, name, VMB_MANIFEST_MAX_BYTES, domain->uuid, &text, &length,
                            &err, &local)) {
         parse(point, text, length);

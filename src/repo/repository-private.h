@@ -41,6 +41,10 @@ char *vmb_repository_new_id(GError **error);
  * FALSE if another process holds it; a filesystem that cannot lock directories is no hindrance. */
 gboolean vmb_repository_lock_root(int root_fd);
 
+/* Makes @name below @dir_fd if it is not there, empty and private, as far as that is possible: a file to be
+ * locked by readers as well. */
+void vmb_repository_ensure_lock_file(int dir_fd, const char *name);
+
 /* Ids of a domain's points (names of the right form), sorted as text. With @complain the others are
  * named in warnings. No points at all is an empty array. */
 GPtrArray *vmb_repo_domain_point_ids(VmbRepoDomain *domain, gboolean complain, GError **error);

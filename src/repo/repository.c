@@ -4,6 +4,7 @@
 #include "repo/layout.h"
 #include "repo/repository-private.h"
 #include "util/error.h"
+#include "util/fault.h"
 #include "util/log.h"
 #include "util/text.h"
 
@@ -136,6 +137,27 @@ vmb_repository_id(VmbRepository *repository)
     return repository->id;
 }
 
+/* From here on older versions, which do not know what is about to be written, refuse the repository. What is
+ * there already stays as it is. */
+static gboolean
+upgrade(VmbRepository *repository, GError **error)
+{
+    guint64 format = 0;
+    if (!vmb_json_get_uint(repository->metadata, "format", &format, error))
+        return FALSE;
+    if (format == VMB_REPOSITORY_FORMAT)
+        return TRUE;
+    vmb_json_add_uint(repository->metadata, "format", VMB_REPOSITORY_FORMAT);
+    json_object_object_del(repository->metadata, "digest");
+    if (!vmb_sealed_write(repository->fd, VMB_LAYOUT_REPOSITORY, repository->metadata, error)) {
+        g_prefix_error(error, "%s: ", repository->path);
+        return FALSE;
+    }
+    vmb_notice("%s was of format %" G_GUINT64_FORMAT " and is of format %d now: older versions of "
+               "vmbackup refuse it", repository->path, format, VMB_REPOSITORY_FORMAT);
+    return vmb_fault_point("repository-upgraded", error);
+}
+
 gboolean
 vmb_repository_check_writable(VmbRepository *repository, GError **error)
 {
@@ -147,9 +169,10 @@ vmb_repository_check_writable(VmbRepository *repository, GError **error)
         return FALSE;
     g_auto(VmbFd) fd =
         vmb_fs_open_beneath(domains, name, O_WRONLY | O_CREAT | O_EXCL, 0600, label, NULL);
+    if (fd >= 0 && unlinkat(domains, name, 0) < 0)
+        return vmb_error_errno(error, errno, "cannot remove %s/%s", label, name);
     if (fd >= 0)
-        return unlinkat(domains, name, 0) == 0 ||
-               vmb_error_errno(error, errno, "cannot remove %s/%s", label, name);
+        return upgrade(repository, error);
     int err = errno;
     if (err == EACCES || err == EPERM)
         return vmb_error_set(error, VMB_ERROR_FAILED,

@@ -4,7 +4,8 @@
 #include "repo/manifest.h"
 #include "util/fsio.h"
 
-#define VMB_REPOSITORY_FORMAT 1
+/* Format 1 had no retired points; it is read for ever, and raised by what writes points. */
+#define VMB_REPOSITORY_FORMAT 2
 
 typedef struct VmbRepository VmbRepository;
 
@@ -28,7 +29,7 @@ gboolean vmb_repository_check_place(VmbRepository *repository, GError **error);
 /* The same, and nothing is recorded. */
 gboolean vmb_repository_is_at_home(VmbRepository *repository, GError **error);
 /* vmb_repository_check_place(), and fails at once, with the reason, if files cannot be created there (read-only,
- * permissions). */
+ * permissions). Raises a repository of an older format to the present one. */
 gboolean vmb_repository_check_writable(VmbRepository *repository, GError **error);
 
 /* Makes a copy a repository of its own, with a new id; the journals in it are the original's and are
@@ -65,18 +66,19 @@ typedef struct {
     GError *damage;
     gboolean foreign;           /* made by the repository of which this is an adopted copy: the
                                  * checkpoints that it names are that one's */
+    gboolean retired;           /* dropped: shown nowhere, but others may still build on it */
 } VmbPoint;
 void vmb_point_free(VmbPoint *point);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPoint, vmb_point_free)
 
-/* All points of a domain in order of their sequence numbers; damaged ones come last, by id (with
- * point->damage set). Entries that are not points (names, types) are ignored with a warning.
+/* All points of a domain, the retired ones too, in order of their sequence numbers; damaged ones come last,
+ * by id (with point->damage set). Entries that are not points (names, types) are ignored with a warning.
  * A GPtrArray of VmbPoint. */
 GPtrArray *vmb_repo_domain_points(VmbRepoDomain *domain, GError **error);
 
 /* Finds points by what a user writes: "DOMAIN/ID", "DOMAIN/latest", "DOMAIN/prefix" (unique), and
  * "DOMAIN" for the latest (highest number) that is not damaged; DOMAIN is a UUID, or the name that
- * the domain has in its newest point. Errors: VMB_ERROR_DOMAIN, also when a name fits several
+ * the domain has in its newest point. Retired points are not found. Errors: VMB_ERROR_DOMAIN, also when a name fits several
  * domains: they are listed; VMB_ERROR_DAMAGE if the point that is meant is damaged. *@points gets
  * the domain's points, which the returned one (borrowed from it) belongs to; NULL on error. */
 VmbPoint *vmb_repository_find_point(VmbRepository *repository, const char *text, GPtrArray **points,

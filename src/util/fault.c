@@ -17,6 +17,7 @@ static const char *const names[] = {
     "disk-opened",        "disk-data",           "disk-finished",     "before-job-end",
     "job-ended",          "manifest-written",    "staging-synced",    "published",
     "points-synced",      "checkpoints-retired", "journal-cleared",   "init-repository-written",
+    "repository-upgraded",
     "restore-disk-data",  "restore-disk-done",   "restore-before-publish", "restore-before-file",
     "restore-files-moved", "restore-published",
     "restore-defined",    "adopt-journals-dropped", "adopted",        "checkpoint-redefined",

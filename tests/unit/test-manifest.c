@@ -223,7 +223,7 @@ test_hostile(void)
         {"/disks/0/checkpoint", "\".x\""},
         {"/disks/1/parent", "\"20261121T020006Z\""},
         {"/disks/1/base_checkpoint", "\"x\""},
-        {"/disks/1/method", "\"bitmap\""},
+        {"/disks/1/method", "\"compare\""},
         {"/disks/0/layers", "null"},
         {"/disks/0/layers/0/mtime_ns", "18446744073709551615"},
         {"/disks/0/layers/0/header_digest", "\"zz\""},
@@ -302,7 +302,7 @@ static void
 test_newer(void)
 {
     g_autoptr(GError) error = NULL;
-    g_autofree char *text = changed("/format", "2");
+    g_autofree char *text = changed("/format", "3");
     g_assert_null(vmb_manifest_parse(text, strlen(text), &error));
     assert_error_contains(error, VMB_ERROR_NO_REPOSITORY, "newer version");
 }

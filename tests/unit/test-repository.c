@@ -197,7 +197,7 @@ test_damaged_metadata(Fixture *fixture, gconstpointer data)
     assert_open_fails(path, VMB_ERROR_DAMAGE, "no identity");
     write_sealed(fd, "repository.json", "{\"format\":1}");
     assert_open_fails(path, VMB_ERROR_DAMAGE, "'id' is missing");
-    write_sealed(fd, "repository.json", "{\"format\":2,\"something\":\"else\"}");
+    write_sealed(fd, "repository.json", "{\"format\":3,\"something\":\"else\"}");
     assert_open_fails(path, VMB_ERROR_NO_REPOSITORY, "newer version");
     g_assert_cmpint(g_unlink(file), ==, 0);
     g_assert_cmpint(g_mkdir(file, 0700), ==, 0);

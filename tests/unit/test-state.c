@@ -69,6 +69,66 @@ test_round_trip(State *state, gconstpointer data)
     g_assert_cmpint(st.st_mode & 07777, ==, 0600);
 }
 
+static void
+mark(VmbPointState *state, gpointer user)
+{
+    state->is_protected = TRUE;
+    g_assert_true(vmb_point_state_add_tag(state, "yearly"));
+    g_assert_true(vmb_point_state_add_tag(state, "audit-2026"));
+    g_assert_true(vmb_point_state_add_tag(state, "yearly"));
+    g_assert_false(vmb_point_state_add_tag(state, "no tag"));
+    g_assert_false(vmb_point_state_add_tag(state, ""));
+    vmb_point_state_add_damage(state, "target:vda", 65536, 65536);
+    vmb_point_state_add_damage(state, "target:vdb", 0, 65536);
+    vmb_point_state_add_damage(state, "target:vda", 131072, 65536);
+}
+
+static void
+unmark(VmbPointState *state, gpointer user)
+{
+    vmb_point_state_remove_tag(state, "yearly");
+    vmb_point_state_clear_damage(state);
+}
+
+static void
+test_marks(State *state, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    g_auto(VmbPointState) read = {0};
+    write_state(state->point, 17, "damaged");
+    g_assert_true(vmb_point_state_change(state->point, mark, NULL, &error));
+    g_assert_no_error(error);
+    g_assert_true(vmb_point_state_read(state->point, &read, &error));
+    g_assert_cmpint(read.verified_ns, ==, 17);
+    g_assert_true(read.is_protected);
+    g_assert_cmpuint(read.tags->len, ==, 2);
+    g_assert_cmpstr(read.tags->pdata[0], ==, "audit-2026");
+    g_assert_cmpuint(read.damage->len, ==, 2);
+    const VmbDamage *damage = read.damage->pdata[0];
+    g_assert_cmpstr(damage->disk, ==, "target:vda");
+    g_assert_cmpuint(damage->offset, ==, 65536);
+    g_assert_cmpuint(damage->length, ==, 131072);
+    g_assert_true(vmb_point_state_change(state->point, unmark, NULL, &error));
+    g_assert_true(vmb_point_state_read(state->point, &read, &error));
+    g_assert_null(read.damage);
+    g_assert_true(vmb_point_state_has_tag(&read, "audit-2026"));
+    g_assert_false(vmb_point_state_has_tag(&read, "yearly"));
+}
+
+/* However much is damaged, what is kept of it covers all and stays short. */
+static void
+test_much_damage(void)
+{
+    g_auto(VmbPointState) state = {0};
+    for (guint i = 0; i < 3 * VMB_STATE_MAX_DAMAGE; i++)
+        vmb_point_state_add_damage(&state, "target:vda", 2 * (guint64)i * VMB_BLOCK_SIZE,
+                                   VMB_BLOCK_SIZE);
+    g_assert_cmpuint(state.damage->len, ==, VMB_STATE_MAX_DAMAGE);
+    const VmbDamage *last = state.damage->pdata[state.damage->len - 1];
+    g_assert_cmpuint(last->offset + last->length, ==,
+                     (2 * (guint64)(3 * VMB_STATE_MAX_DAMAGE - 1) + 1) * VMB_BLOCK_SIZE);
+}
+
 static char *
 read_text(const State *state, gsize *length)
 {
@@ -82,8 +142,8 @@ test_unknown_members(State *state, gconstpointer data)
 {
     const char *value = NULL;
     gsize length = 0;
-    const char *json = "{\"format\":1,\"tags\":{\"a\":[1,\"x\"]},\"verified_ns\":5,"
-                       "\"verify_result\":null,\"protected\":\"yes\"}";
+    const char *json = "{\"format\":1,\"marks\":{\"a\":[1,\"x\"]},\"verified_ns\":5,"
+                       "\"verify_result\":null,\"later\":\"yes\"}";
     g_autoptr(VmbJson) object = vmb_json_parse(json, strlen(json), NULL);
     g_autofree char *sealed = vmb_json_seal(object);
     fixture_write(state->dir_fd, "state.json", sealed);
@@ -93,10 +153,10 @@ test_unknown_members(State *state, gconstpointer data)
     g_autofree char *text = read_text(state, &length);
     g_autoptr(VmbJson) again = vmb_json_unseal(text, length, NULL);
     g_assert_nonnull(again);
-    g_assert_true(vmb_json_get_string(again, "protected", &value, NULL));
+    g_assert_true(vmb_json_get_string(again, "later", &value, NULL));
     g_assert_cmpstr(value, ==, "yes");
     VmbJson *tags = NULL;
-    g_assert_true(vmb_json_get_object(again, "tags", &tags, NULL));
+    g_assert_true(vmb_json_get_object(again, "marks", &tags, NULL));
     assert_state(state->point, 7, "ok");
 }
 
@@ -186,12 +246,13 @@ main(int argc, char **argv)
     } tests[] = {
         {"/state/round-trip", test_round_trip},   {"/state/unknown-members", test_unknown_members},
         {"/state/damaged", test_damaged},         {"/state/hostile", test_hostile},
-        {"/state/not-written", test_not_written},
+        {"/state/not-written", test_not_written}, {"/state/marks", test_marks},
     };
     setlocale(LC_ALL, "");
     g_test_init(&argc, &argv, NULL);
     vmb_log_set_level(VMB_LOG_ERROR);
     for (gsize i = 0; i < G_N_ELEMENTS(tests); i++)
         g_test_add(tests[i].path, State, NULL, set_up, tests[i].function, tear_down);
+    g_test_add_func("/state/much-damage", test_much_damage);
     return g_test_run();
 }
