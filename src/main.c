@@ -28,6 +28,9 @@ static const VmbVerb verbs[] = {
      "  vmbackup -r /backup restore web01/latest --to /restore\n"
      "  vmbackup -r /backup restore web01/20261121 --to /restore --name web02 --start\n",
      vmb_verb_restore},
+    {"protect", "keep points from being dropped, and tag them", "DOMAIN/POINT...",
+     "  vmbackup -r /backup protect web01/latest\n"
+     "  vmbackup -r /backup protect web01/20261121 --off\n", vmb_verb_protect},
     {"doctor", "say what stands in the way of backups, and tidy up after dead runs", "[DOMAIN]...",
      "  vmbackup -r /backup doctor web01\n"
      "  vmbackup -r /backup doctor --repair\n", vmb_verb_doctor},

@@ -22,7 +22,7 @@ typedef struct {
     VmbBackupOptions job;
     guint level, quiesce, jobs; /* level and quiesce: places in their lists of words */
     gboolean all, running, strict, json;
-    GPtrArray *disks, *exclude, *peers;
+    GPtrArray *disks, *exclude, *peers, *tags;
     /* what came out */
     VmbExitTally tally;
     guint warnings;
@@ -158,7 +158,7 @@ check_usage(const Backup *backup, GError **error)
                                              NULL))
             return vmb_error_set(error, VMB_ERROR_USAGE, "--disk and --exclude-disk both name '%s'",
                                  (const char *)backup->disks->pdata[i]);
-    return TRUE;
+    return vmb_point_state_check_tags(vmb_command_vector(backup->tags), error);
 }
 
 static int
@@ -183,6 +183,7 @@ run(Backup *backup)
     backup->job.disks = vmb_command_vector(backup->disks);
     backup->job.exclude = vmb_command_vector(backup->exclude);
     backup->job.peers = vmb_command_vector(backup->peers);
+    backup->job.tags = vmb_command_vector(backup->tags);
     g_autoptr(GPtrArray) domains = choose_domains(backup, &error);
     if (domains == NULL)
         return fail(backup, error);
@@ -203,12 +204,14 @@ vmb_verb_backup(VmbCommand *command)
     g_autoptr(GPtrArray) disks = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GPtrArray) exclude = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GPtrArray) peers = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GPtrArray) tags = g_ptr_array_new_with_free_func(g_free);
     Backup backup = {
         .command = command,
         .jobs = 1,
         .disks = disks,
         .exclude = exclude,
         .peers = peers,
+        .tags = tags,
         .job = {.freeze_timeout_ns = FREEZE_DEFAULT_NS, .compress_level = VMB_COMPRESS_DEFAULT}};
     const VmbOption options[] = {
         {"all", 'a', VMB_OPTION_FLAG, NULL, "every domain, running or shut off", &backup.all},
@@ -235,6 +238,7 @@ vmb_verb_backup(VmbCommand *command)
          "where QEMU keeps what the guest overwrites meanwhile", &backup.job.scratch_dir},
         {"peer", 0, VMB_OPTION_EACH, "URI",
          "refuse if the libvirt there runs a domain whose newest point another host made", peers},
+        {"tag", 0, VMB_OPTION_EACH, "TAG", "give the new point this tag, for prune --keep-tag", tags},
         {"lock-wait", 0, VMB_OPTION_DURATION, "TIME",
          "wait so long for another run on the same domain (0)", &backup.job.lock_wait_ns},
         {"strict", 0, VMB_OPTION_FLAG, NULL, "exit with status 3 when there was a warning",

@@ -109,6 +109,15 @@ vmb_view_findings(const GPtrArray *findings)
 }
 
 VmbJson *
+vmb_view_tags(const VmbPointState *state)
+{
+    VmbJson *array = json_object_new_array();
+    for (guint i = 0; state->tags != NULL && i < state->tags->len; i++)
+        json_object_array_add(array, json_object_new_string(state->tags->pdata[i]));
+    return array;
+}
+
+VmbJson *
 vmb_view_state(const VmbPointState *state)
 {
     VmbJson *object = json_object_new_object();
@@ -116,5 +125,7 @@ vmb_view_state(const VmbPointState *state)
         state->verified_ns != 0 ? vmb_units_format_time(state->verified_ns) : NULL;
     vmb_json_add_string(object, "verified", time);
     vmb_json_add_string(object, "result", state->verify_result);
+    vmb_json_add_bool(object, "protected", state->is_protected);
+    vmb_json_add(object, "tags", vmb_view_tags(state));
     return object;
 }

@@ -28,5 +28,8 @@ VmbJson *vmb_view_error(const GError *error);
  * where there is none. */
 VmbJson *vmb_view_findings(const GPtrArray *findings);
 
-/* {"verified": time or null, "result": "ok", "damaged" or null}. */
+/* Array of strings. */
+VmbJson *vmb_view_tags(const VmbPointState *state);
+
+/* {"verified": time or null, "result": "ok", "damaged" or null, "protected", "tags"}. */
 VmbJson *vmb_view_state(const VmbPointState *state);

@@ -22,6 +22,16 @@ print_json(const VmbCatalogPoint *entry)
 }
 
 static void
+print_tags(const GPtrArray *tags)
+{
+    g_autoptr(GString) list = g_string_new(NULL);
+    for (guint i = 0; tags != NULL && i < tags->len; i++)
+        g_string_append_printf(list, "%s%s", i > 0 ? ", " : "", (const char *)tags->pdata[i]);
+    if (list->len > 0)
+        vmb_output_line("Tags:         %s", list->str);
+}
+
+static void
 print_head(const VmbCatalogPoint *entry)
 {
     const VmbManifest *manifest = entry->point->manifest;
@@ -47,6 +57,9 @@ print_head(const VmbCatalogPoint *entry)
         vmb_output_line("Verified:     %s, %s", verified, entry->state.verify_result);
     else
         vmb_output_line("Verified:     never");
+    if (entry->state.is_protected)
+        vmb_output_line("Protected:    yes, it is not dropped");
+    print_tags(entry->state.tags);
 }
 
 static void

@@ -10,4 +10,5 @@ int vmb_verb_show(VmbCommand *command);
 int vmb_verb_verify(VmbCommand *command);
 int vmb_verb_restore(VmbCommand *command);
 int vmb_verb_doctor(VmbCommand *command);
+int vmb_verb_protect(VmbCommand *command);
 int vmb_verb_release(VmbCommand *command);

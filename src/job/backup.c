@@ -228,6 +228,8 @@ vmb_backup_stage(VmbBackupRun *run, GError **error)
     run->transaction = vmb_transaction_begin(run->repo_domain, error);
     if (run->transaction == NULL || !begin_manifest(run, error))
         return FALSE;
+    for (guint i = 0; run->options->tags != NULL && run->options->tags[i] != NULL; i++)
+        vmb_point_state_add_tag(vmb_transaction_state(run->transaction), run->options->tags[i]);
     ask_guest(run);
     return vmb_save_config(run->transaction, run->manifest, run->info, run->result->domain,
                            run->reasons, error);

@@ -19,6 +19,7 @@ typedef struct {
     int compress_level;          /* VMB_COMPRESS_NONE or zstd's level */
     const char *const *peers;    /* libvirt URIs of other hosts that may run the domain; NULL: none */
     const char *scratch_dir;     /* NULL: vmb_scratch_default_dir() */
+    const char *const *tags;     /* of the new point, NULL-terminated; NULL: none */
     guint64 lock_wait_ns;
     GCancellable *cancel;
 } VmbBackupOptions;

@@ -29,13 +29,16 @@ holds(const VmbPoint *point, const char *id)
     return FALSE;
 }
 
-/* Points are in order, the newest last. */
+/* Points are in order, the newest last. If that one was dropped, nothing will build on it, and its checkpoint
+ * must go while its name is known. */
 static gboolean
 is_newest_of(const GPtrArray *points, const char *id, const char *checkpoint)
 {
-    for (guint i = points->len; i-- > 0;)
-        if (holds(points->pdata[i], id))
-            return g_strcmp0(checkpoint_of(points->pdata[i], id), checkpoint) == 0;
+    for (guint i = points->len; i-- > 0;) {
+        const VmbPoint *point = points->pdata[i];
+        if (holds(point, id))
+            return !point->retired && g_strcmp0(checkpoint_of(point, id), checkpoint) == 0;
+    }
     return FALSE;
 }
 

@@ -96,9 +96,9 @@ domains_once_named(VmbRepository *repository, const char *name)
             domain != NULL ? vmb_repo_domain_points(domain, NULL) : NULL;
         gboolean had = FALSE;
         for (guint k = 0; points != NULL && k < points->len; k++) {
-            const VmbManifest *manifest = ((VmbPoint *)points->pdata[k])->manifest;
-            if (manifest != NULL)
-                had |= strcmp(manifest->domain, name) == 0;
+            const VmbPoint *point = points->pdata[k];
+            if (point->manifest != NULL && !point->retired)
+                had |= strcmp(point->manifest->domain, name) == 0;
         }
         if (had)
             g_ptr_array_add(found, g_strdup(uuids->pdata[i]));
@@ -194,19 +194,22 @@ static VmbPoint *
 find_latest(const GPtrArray *points, const char *text, GError **error)
 {
     VmbPoint *latest = NULL;
+    const VmbPoint *damaged = NULL;
     for (guint i = 0; i < points->len; i++) {
         VmbPoint *point = points->pdata[i];
         if (point->retired)
             continue;
         if (point->manifest != NULL)
             latest = point; /* they are in order, damaged ones at the end */
-        else if (latest != NULL && strcmp(point->id, latest->id) > 0)
+        else if (damaged == NULL)
+            damaged = point;
+        if (point->manifest == NULL && latest != NULL && strcmp(point->id, latest->id) > 0)
             vmb_warning("%s: the latest point is taken among the others: %s",
                         latest->manifest->domain, point->damage->message);
     }
-    if (latest == NULL && points->len > 0)
+    if (latest == NULL && damaged != NULL)
         vmb_error_set(error, VMB_ERROR_DAMAGE, "every point of %s is damaged; the first: %s", text,
-                      ((VmbPoint *)points->pdata[0])->damage->message);
+                      damaged->damage->message);
     else if (latest == NULL)
         vmb_error_set(error, VMB_ERROR_DOMAIN,
                       "%s has no point yet: `vmbackup backup %s` makes the first", text, text);
@@ -239,7 +242,7 @@ find_prefix(const GPtrArray *points, const char *text, const char *prefix, GErro
     if (n > 1)
         vmb_error_set(error, VMB_ERROR_DOMAIN, "several points of %s begin with '%s': %s", domain,
                       prefix, candidates);
-    else if (points->len == 0)
+    else if (candidates[0] == '\0')
         vmb_error_set(error, VMB_ERROR_DOMAIN,
                       "%s has no point yet: `vmbackup backup %s` makes the first", domain, domain);
     else
@@ -250,8 +253,8 @@ find_prefix(const GPtrArray *points, const char *text, const char *prefix, GErro
 }
 
 VmbPoint *
-vmb_repository_find_point(VmbRepository *repository, const char *text, GPtrArray **points,
-                          GError **error)
+vmb_repository_find_any_point(VmbRepository *repository, const char *text, GPtrArray **points,
+                              GError **error)
 {
     const char *slash = strrchr(text, '/');
     g_autofree char *name = slash != NULL ? g_strndup(text, (gsize)(slash - text)) : g_strdup(text);
@@ -265,12 +268,19 @@ vmb_repository_find_point(VmbRepository *repository, const char *text, GPtrArray
         return NULL;
     VmbPoint *found = strcmp(rest, "latest") == 0 ? find_latest(all, name, error)
                                                   : find_prefix(all, name, rest, error);
-    if (found == NULL)
-        return NULL;
-    if (found->manifest == NULL) {
-        g_propagate_error(error, g_error_copy(found->damage));
-        return NULL;
-    }
-    *points = g_steal_pointer(&all);
+    if (found != NULL)
+        *points = g_steal_pointer(&all);
     return found;
+}
+
+VmbPoint *
+vmb_repository_find_point(VmbRepository *repository, const char *text, GPtrArray **points,
+                          GError **error)
+{
+    VmbPoint *found = vmb_repository_find_any_point(repository, text, points, error);
+    if (found == NULL || found->manifest != NULL)
+        return found;
+    g_propagate_error(error, g_error_copy(found->damage));
+    g_clear_pointer(points, g_ptr_array_unref);
+    return NULL;
 }

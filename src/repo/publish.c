@@ -41,11 +41,10 @@ manifest_text(const VmbTransaction *transaction, const VmbManifest *manifest, GE
 static gboolean
 write_metadata(VmbTransaction *transaction, const VmbManifest *manifest, GError **error)
 {
-    VmbPointState state = {0};
     g_autofree char *text = manifest_text(transaction, manifest, error);
     if (text == NULL)
         return FALSE;
-    g_autofree char *state_text = vmb_point_state_text(NULL, &state);
+    g_autofree char *state_text = vmb_point_state_text(NULL, &transaction->state);
     return vmb_transaction_write(transaction, VMB_LAYOUT_STATE, state_text, strlen(state_text),
                                  error) &&
            vmb_transaction_write(transaction, VMB_LAYOUT_LOCK, "", 0, error) &&

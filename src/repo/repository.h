@@ -83,6 +83,9 @@ GPtrArray *vmb_repo_domain_points(VmbRepoDomain *domain, GError **error);
  * the domain's points, which the returned one (borrowed from it) belongs to; NULL on error. */
 VmbPoint *vmb_repository_find_point(VmbRepository *repository, const char *text, GPtrArray **points,
                                     GError **error);
+/* The same, but the point may be damaged: for those who drop it. */
+VmbPoint *vmb_repository_find_any_point(VmbRepository *repository, const char *text,
+                                        GPtrArray **points, GError **error);
 /* UUIDs (char *) of all domains that have this name in their newest point. */
 GPtrArray *vmb_repository_domains_named(VmbRepository *repository, const char *name,
                                         GError **error);

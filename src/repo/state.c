@@ -87,6 +87,21 @@ vmb_point_state_add_tag(VmbPointState *state, const char *tag)
     return TRUE;
 }
 
+gboolean
+vmb_point_state_check_tags(const char *const *tags, GError **error)
+{
+    guint n = 0;
+    for (; tags != NULL && tags[n] != NULL; n++)
+        if (!vmb_text_is_name(tags[n]))
+            return vmb_error_set(error, VMB_ERROR_USAGE,
+                                 "'%s' is no tag: letters, digits, '.', '_' and '-' are allowed, up to "
+                                 "200, and no '.' at the beginning",
+                                 tags[n]);
+    return n <= VMB_STATE_MAX_TAGS || vmb_error_set(error, VMB_ERROR_USAGE,
+                                                    "a point may have %u tags, and not %u",
+                                                    VMB_STATE_MAX_TAGS, n);
+}
+
 void
 vmb_point_state_remove_tag(VmbPointState *state, const char *tag)
 {

@@ -32,6 +32,8 @@ void vmb_point_state_clear_damage(VmbPointState *state);
 gboolean vmb_point_state_has_tag(const VmbPointState *state, const char *tag);
 /* FALSE if it is no tag (vmb_text_is_name() says which names are) or there are too many. */
 gboolean vmb_point_state_add_tag(VmbPointState *state, const char *tag);
+/* Whether users may give these tags (NULL-terminated, or NULL) to a point: VMB_ERROR_USAGE. */
+gboolean vmb_point_state_check_tags(const char *const *tags, GError **error);
 void vmb_point_state_remove_tag(VmbPointState *state, const char *tag);
 
 /* A missing file reads as "never verified"; vmb_check_point() tells of it. Members that this

@@ -9,6 +9,7 @@ struct VmbTransaction {
     char *uuid;
     char *label;    /* "REPO/domains/<uuid>/staging", for messages */
     GPtrArray *files; /* VmbStagedFile: all that were made */
+    VmbPointState state;
     gboolean moved;   /* to points/: nothing is left to roll back */
 };
 

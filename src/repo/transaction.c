@@ -82,6 +82,7 @@ vmb_transaction_free(VmbTransaction *transaction)
         !remove_staging(transaction->domain_fd, transaction->label, &error))
         vmb_warning("%s; the next backup of the domain removes it", error->message);
     vmb_fd_clear(&transaction->domain_fd);
+    vmb_point_state_clear(&transaction->state);
     g_free(transaction->uuid);
     g_free(transaction->label);
     g_free(transaction);
@@ -118,6 +119,12 @@ int
 vmb_transaction_fd(VmbTransaction *transaction)
 {
     return transaction->fd;
+}
+
+VmbPointState *
+vmb_transaction_state(VmbTransaction *transaction)
+{
+    return &transaction->state;
 }
 
 static int

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The one unpublished point of a domain: files are staged, made durable, then published whole. */
 #pragma once
-#include "repo/repository.h"
+#include "repo/state.h"
 
 typedef struct VmbTransaction VmbTransaction;
 
@@ -17,6 +17,8 @@ gboolean vmb_transaction_has_leftover(VmbRepoDomain *domain);
 gboolean vmb_transaction_remove_leftover(VmbRepoDomain *domain, GError **error);
 
 int vmb_transaction_fd(VmbTransaction *transaction);
+/* What state.json of the new point will say, to be filled before publishing; nothing at first. */
+VmbPointState *vmb_transaction_state(VmbTransaction *transaction);
 /* A new file of the point, 0600, open for reading and writing; -1 on error. The caller closes. */
 int vmb_transaction_create(VmbTransaction *transaction, const char *name, GError **error);
 /* Takes a file of the point in the making away again, so that it can be made anew. */

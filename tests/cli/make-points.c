@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Puts restore points with real images into a repository, for tests that need no libvirt:
- * make-points REPO DOMAIN UUID DOMAIN-XML N makes N points, a full and increments on it. */
+ * make-points REPO DOMAIN UUID DOMAIN-XML N [SECONDS [VDB]] makes N points, a full and increments
+ * on it, so many SECONDS apart (1); the disk vdb is only in the first VDB of them (all). */
 #include "../unit/image-fixture.h"
 #include "../unit/repo-fixture.h"
 
@@ -17,6 +18,14 @@ static Disk disks[] = {
     {"vda", 40 * VMB_BLOCK_SIZE + 512, TRUE},
     {"vdb", 3 * VMB_BLOCK_SIZE, FALSE},
 };
+
+static gint64 seconds = 1;
+
+static char *
+id_of(guint n)
+{
+    return vmb_layout_point_id(FIXTURE_TIME + (gint64)n * seconds * FIXTURE_SECOND, 0);
+}
 
 /* The layer's files are those of the staged point; its name is what the header of the next one
  * says. */
@@ -44,6 +53,10 @@ add_disk(VmbManifest *manifest, Disk *disk, const char *staging, guint n)
     const ImageLayer *layer = add_layer(disk, staging, manifest->id);
     image_write(&disk->images, disk->images.n_layers - 1);
     VmbManifestDisk *entry = fixture_disk(disk->target, n, n - 1);
+    if (n > 1) {
+        g_free(entry->parent);
+        entry->parent = id_of(n - 1);
+    }
     entry->size = disk->size;
     entry->compressed = disk->compressed;
     entry->image_size = layer->summary.file_size;
@@ -81,7 +94,7 @@ add_rest(VmbManifest *manifest)
 }
 
 static void
-make_point(VmbRepoDomain *domain, char **argv, guint n)
+make_point(VmbRepoDomain *domain, char **argv, guint n, gsize n_disks)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(VmbManifest) manifest = fixture_manifest(argv[2], argv[3], n);
@@ -90,11 +103,14 @@ make_point(VmbRepoDomain *domain, char **argv, guint n)
     g_autofree char *xml = NULL;
     gsize length = 0;
     VmbPublished published = VMB_UNPUBLISHED;
+    g_free(manifest->id);
+    manifest->id = id_of(n);
+    manifest->time_ns = FIXTURE_TIME + (gint64)n * seconds * FIXTURE_SECOND + 17;
     g_autoptr(VmbTransaction) transaction = vmb_transaction_begin(domain, &error);
     g_assert_no_error(error);
     vmb_repo_domain_next_sequence(domain, &manifest->sequence, &error);
     g_assert_no_error(error);
-    for (gsize i = 0; i < G_N_ELEMENTS(disks); i++)
+    for (gsize i = 0; i < n_disks; i++)
         add_disk(manifest, &disks[i], staging, n);
     add_rest(manifest);
     g_file_get_contents(argv[4], &xml, &length, &error);
@@ -114,14 +130,16 @@ int
 main(int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
-    g_assert_cmpint(argc, ==, 6);
+    g_assert_cmpint(argc, >=, 6);
     guint n = (guint)atoi(argv[5]);
     g_assert_cmpuint(n, <=, MAX_POINTS);
+    seconds = argc > 6 ? atoi(argv[6]) : 1;
+    guint with_vdb = argc > 7 ? (guint)atoi(argv[7]) : n;
     g_autoptr(VmbRepository) repository = vmb_repository_open(argv[1], &error);
     g_assert_no_error(error);
     g_autoptr(VmbRepoDomain) domain = vmb_repo_domain_open(repository, argv[3], TRUE, &error);
     g_assert_no_error(error);
     for (guint i = 1; i <= n; i++)
-        make_point(domain, argv, i);
+        make_point(domain, argv, i, i <= with_vdb ? 2 : 1);
     return 0;
 }

@@ -15,7 +15,7 @@
 #include <glib/gstdio.h>
 #include <string.h>
 
-#define IMAGE_LAYERS_MAX 5
+#define IMAGE_LAYERS_MAX 40
 
 /* What a layer says of one block; the content of data follows from its seed. */
 typedef enum {

@@ -116,6 +116,20 @@ test_newest_without_checkpoint(Lab *lab, gconstpointer data)
     g_assert_cmpint(role(lab, 2, NULL), ==, VMB_CHECKPOINT_UNNAMED);
 }
 
+/* The newest point of a disk that is no longer backed up was dropped. */
+static void
+test_dropped(Lab *lab, gconstpointer data)
+{
+    add_point(lab, 1, "ab");
+    add_point(lab, 2, "ab")->retired = TRUE;
+    VmbPoint *last = add_point(lab, 3, "a");
+    g_assert_cmpint(role(lab, 1, NULL), ==, VMB_CHECKPOINT_OLD);
+    g_assert_cmpint(role(lab, 2, NULL), ==, VMB_CHECKPOINT_OLD);
+    g_assert_cmpint(role(lab, 3, NULL), ==, VMB_CHECKPOINT_NEEDED);
+    last->retired = TRUE;
+    g_assert_cmpint(role(lab, 3, NULL), ==, VMB_CHECKPOINT_OLD);
+}
+
 static void
 test_damage(Lab *lab, gconstpointer data)
 {
@@ -197,6 +211,7 @@ main(int argc, char **argv)
     add("/leftovers/newest-and-older", test_newest_and_older);
     add("/leftovers/disks-part", test_disks_part);
     add("/leftovers/newest-without-checkpoint", test_newest_without_checkpoint);
+    add("/leftovers/dropped", test_dropped);
     add("/leftovers/damage", test_damage);
     add("/leftovers/journal", test_journal);
     add("/leftovers/foreign", test_foreign);

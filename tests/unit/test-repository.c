@@ -479,6 +479,50 @@ test_find_damaged(Fixture *fixture, gconstpointer data)
 }
 
 static void
+retire(VmbRepoDomain *domain, const char *id)
+{
+    g_autofree char *path = g_build_filename(VMB_LAYOUT_POINTS, id, VMB_LAYOUT_RETIRED, NULL);
+    g_auto(VmbFd) fd = openat(vmb_repo_domain_fd(domain), path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    g_assert_cmpint(fd, >=, 0);
+}
+
+/* Points that were dropped are not found, however many there are. */
+static void
+test_find_retired(Fixture *fixture, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(VmbRepository) repository = fixture_repository(fixture);
+    g_autoptr(VmbRepoDomain) domain = fixture_domain(repository, FIXTURE_UUID);
+    fixture_store_point(domain, "web01", 1, 0);
+    fixture_store_point(domain, "web01", 2, 1);
+    retire(domain, "20261121T020002Z");
+    assert_found(repository, "web01/latest", 1);
+    assert_not_found(repository, "web01/20261121T020002Z", VMB_ERROR_DOMAIN, "20261121T020001Z");
+    retire(domain, "20261121T020001Z");
+    assert_not_found(repository, FIXTURE_UUID, VMB_ERROR_DOMAIN, "has no point yet");
+    assert_not_found(repository, FIXTURE_UUID "/20261121T020001Z", VMB_ERROR_DOMAIN,
+                     "has no point yet");
+    assert_not_found(repository, "web01", VMB_ERROR_DOMAIN, "list`");
+}
+
+/* Who drops points may name damaged ones. */
+static void
+test_find_any(Fixture *fixture, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) points = NULL;
+    g_autoptr(VmbRepository) repository = fixture_repository(fixture);
+    g_autoptr(VmbRepoDomain) domain = fixture_domain(repository, FIXTURE_UUID);
+    fixture_store_text(domain, "20261121T020005Z", "{}");
+    fixture_store_point(domain, "web01", 1, 0);
+    const VmbPoint *point =
+        vmb_repository_find_any_point(repository, "web01/20261121T020005", &points, &error);
+    g_assert_no_error(error);
+    g_assert_null(point->manifest);
+    g_assert_true(g_ptr_array_find(points, point, NULL));
+}
+
+static void
 test_find_names(Fixture *fixture, gconstpointer data)
 {
     guint64 sequence = 0;
@@ -589,6 +633,8 @@ main(int argc, char **argv)
     fixture_add("/repository/points-forbidden", test_points_forbidden);
     fixture_add("/repository/find", test_find);
     fixture_add("/repository/find-damaged", test_find_damaged);
+    fixture_add("/repository/find-retired", test_find_retired);
+    fixture_add("/repository/find-any", test_find_any);
     fixture_add("/repository/find-names", test_find_names);
     fixture_add("/repository/many-points", test_many_points);
     return g_test_run();

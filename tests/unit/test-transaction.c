@@ -61,6 +61,30 @@ test_publish(Fixture *fixture, gconstpointer data)
     assert_whole(domain, 2);
 }
 
+/* A point may be marked from its first moment on. */
+static void
+test_state(Fixture *fixture, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    VmbPublished published = VMB_UNPUBLISHED;
+    g_auto(VmbPointState) state = {0};
+    g_autoptr(VmbRepository) repository = fixture_repository(fixture);
+    g_autoptr(VmbRepoDomain) domain = fixture_domain(repository, FIXTURE_UUID);
+    g_autoptr(VmbTransaction) transaction = vmb_transaction_begin(domain, &error);
+    g_assert_no_error(error);
+    g_autoptr(VmbManifest) manifest = fixture_stage(transaction, 1);
+    g_assert_true(vmb_point_state_add_tag(vmb_transaction_state(transaction), "upgrade"));
+    vmb_transaction_state(transaction)->is_protected = TRUE;
+    g_assert_true(vmb_transaction_publish(transaction, manifest, &published, &error));
+    g_assert_no_error(error);
+    g_autoptr(GPtrArray) points = fixture_points(domain);
+    g_assert_true(vmb_point_state_read(points->pdata[0], &state, &error));
+    g_assert_no_error(error);
+    g_assert_true(state.is_protected);
+    g_assert_true(vmb_point_state_has_tag(&state, "upgrade"));
+    g_assert_cmpuint(state.tags->len, ==, 1);
+}
+
 static void
 test_roll_back(Fixture *fixture, gconstpointer data)
 {
@@ -361,6 +385,7 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     vmb_log_set_level(VMB_LOG_ERROR);
     fixture_add("/transaction/publish", test_publish);
+    fixture_add("/transaction/state", test_state);
     fixture_add("/transaction/roll-back", test_roll_back);
     fixture_add("/transaction/files", test_files);
     fixture_add("/transaction/new-id", test_new_id);
