@@ -16,7 +16,8 @@ open_part(VmbChain *chain, guint index, const VmbChainLayer *layer, GError **err
     VmbChainPart *part = &chain->parts[index];
     part->label = g_strdup(layer->label);
     part->image_fd = layer->image_fd;
-    part->reader = vmb_qcow2_reader_open(layer->image_fd, layer->size, layer->label, error);
+    part->reader = vmb_qcow2_reader_open_as(layer->image_fd, layer->header, layer->size,
+                                            layer->label, error);
     if (part->reader == NULL)
         return FALSE;
     part->is_full = vmb_qcow2_reader_backing_file(part->reader) == NULL;

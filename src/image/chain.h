@@ -8,6 +8,7 @@ typedef struct {
     int image_fd;      /* borrowed, open for the chain's life */
     int digests_fd;    /* borrowed, or -1: no digests (VmbBlock.digest is not set, no check) */
     guint64 size;      /* virtual size in bytes by the manifest */
+    const guint8 *header; /* NULL, or a cluster that counts instead of the image's first one */
 } VmbChainLayer;
 
 typedef struct VmbChain VmbChain;

@@ -10,6 +10,7 @@ typedef struct {
     GArray *tables;    /* VmbQcow2Table */
     guint64 *reftable; /* big-endian */
     guint64 reftable_entries;
+    VmbQcow2Counts counts;
 } Check;
 
 static gboolean
@@ -116,8 +117,8 @@ digest_head(Check *check, guint8 digest[VMB_DIGEST_SIZE], GError **error)
     gsize reftable_length = (gsize)header->reftable_clusters * VMB_BLOCK_SIZE;
     g_autofree guint8 *buffer = g_malloc(MAX(l1_length, VMB_BLOCK_SIZE));
     g_autoptr(VmbDigest) hash = vmb_digest_new();
-    if (!vmb_qcow2_reader_cluster(reader, 0, buffer, error))
-        return FALSE;
+    /* What was read of the first cluster was accepted only because it is just this. */
+    vmb_qcow2_header_encode(header, buffer);
     vmb_digest_update(hash, buffer, VMB_BLOCK_SIZE);
     if (!vmb_fs_pread(reader->fd, buffer, l1_length, header->l1_offset, reader->label, error))
         return FALSE;
@@ -136,8 +137,8 @@ digest_head(Check *check, guint8 digest[VMB_DIGEST_SIZE], GError **error)
     return TRUE;
 }
 
-/* Validates the entries of the L2 table that has been read into reader->l2, and finds between which
- * bytes of the file its blocks lie. */
+/* Validates the entries of the L2 table that has been read into reader->l2, and finds in which parts of the
+ * file its blocks lie. */
 static gboolean
 check_l2(Check *check, VmbQcow2Table *table, GError **error)
 {
@@ -151,14 +152,12 @@ check_l2(Check *check, VmbQcow2Table *table, GError **error)
             (table->uses > 1 && entry.kind != VMB_BLOCK_ZERO) ||
             (entry.kind == VMB_BLOCK_PLAIN && (raw & VMB_QCOW2_COPIED) == 0))
             return vmb_qcow2_reader_bad_entry(reader, first + i, raw, error);
+        check->counts.zero_blocks += entry.kind == VMB_BLOCK_ZERO ? table->uses : 0;
         if (entry.length == 0)
             continue;
-        if (table->low == table->high) {
-            table->low = entry.host_offset;
-            table->high = entry.host_offset + entry.length;
-        }
-        table->low = MIN(table->low, entry.host_offset);
-        table->high = MAX(table->high, entry.host_offset + entry.length);
+        check->counts.data_blocks++;
+        guint part = vmb_qcow2_part(entry.host_offset, reader->file_size);
+        table->parts[part / 64] |= G_GUINT64_CONSTANT(1) << part % 64;
     }
     return TRUE;
 }
@@ -183,15 +182,36 @@ digest_tables(Check *check, guint8 digest[VMB_DIGEST_SIZE], GError **error)
     return TRUE;
 }
 
+static gboolean
+check_tables(Check *check, guint8 head_digest[VMB_DIGEST_SIZE],
+             guint8 tables_digest[VMB_DIGEST_SIZE], GError **error)
+{
+    return digest_head(check, head_digest, error) && collect_tables(check, error) &&
+           digest_tables(check, tables_digest, error);
+}
+
+gboolean
+vmb_qcow2_reader_metadata(VmbQcow2Reader *reader, guint8 head_digest[VMB_DIGEST_SIZE],
+                          guint8 tables_digest[VMB_DIGEST_SIZE], VmbQcow2Counts *counts,
+                          GError **error)
+{
+    g_autoptr(GArray) tables = g_array_new(FALSE, FALSE, sizeof(VmbQcow2Table));
+    Check check = {.reader = reader, .tables = tables};
+    gboolean ok = check_tables(&check, head_digest, tables_digest, error);
+    g_free(check.reftable);
+    if (counts != NULL)
+        *counts = check.counts;
+    return ok;
+}
+
 gboolean
 vmb_qcow2_reader_check(VmbQcow2Reader *reader, guint8 head_digest[VMB_DIGEST_SIZE],
                        guint8 tables_digest[VMB_DIGEST_SIZE], GError **error)
 {
     g_autoptr(GArray) tables = g_array_new(FALSE, FALSE, sizeof(VmbQcow2Table));
-    g_autofree guint64 *reftable = NULL;
     Check check = {.reader = reader, .tables = tables};
-    gboolean ok = digest_head(&check, head_digest, error);
-    reftable = check.reftable;
-    return ok && collect_tables(&check, error) && digest_tables(&check, tables_digest, error) &&
-           vmb_qcow2_sweep(reader, tables, reftable, check.reftable_entries, error);
+    gboolean ok = check_tables(&check, head_digest, tables_digest, error) &&
+                  vmb_qcow2_sweep(reader, tables, check.reftable, check.reftable_entries, error);
+    g_free(check.reftable);
+    return ok;
 }

@@ -6,8 +6,9 @@
 
 #include <errno.h>
 
+/* @header: the cluster that counts, or NULL: that of the file. */
 static gboolean
-read_header(VmbQcow2Reader *reader, GError **error)
+read_header(VmbQcow2Reader *reader, const guint8 *header, GError **error)
 {
     struct stat st;
     g_autofree guint8 *cluster = g_malloc(VMB_BLOCK_SIZE);
@@ -18,9 +19,11 @@ read_header(VmbQcow2Reader *reader, GError **error)
         return vmb_error_set(error, VMB_ERROR_DAMAGE,
                              "%s: is too short for a qcow2 image: %" G_GUINT64_FORMAT " bytes",
                              reader->label, reader->file_size);
-    return vmb_fs_pread(reader->fd, cluster, VMB_BLOCK_SIZE, 0, reader->label, error) &&
-           vmb_qcow2_header_decode(&reader->header, cluster, reader->file_size, reader->label,
-                                   error);
+    if (header == NULL &&
+        !vmb_fs_pread(reader->fd, cluster, VMB_BLOCK_SIZE, 0, reader->label, error))
+        return FALSE;
+    return vmb_qcow2_header_decode(&reader->header, header != NULL ? header : cluster,
+                                   reader->file_size, reader->label, error);
 }
 
 static gboolean
@@ -43,10 +46,17 @@ read_l1(VmbQcow2Reader *reader, GError **error)
 VmbQcow2Reader *
 vmb_qcow2_reader_open(int fd, guint64 size, const char *label, GError **error)
 {
+    return vmb_qcow2_reader_open_as(fd, NULL, size, label, error);
+}
+
+VmbQcow2Reader *
+vmb_qcow2_reader_open_as(int fd, const guint8 *header, guint64 size, const char *label,
+                         GError **error)
+{
     g_autoptr(VmbQcow2Reader) reader = g_new0(VmbQcow2Reader, 1);
     reader->fd = fd;
     reader->label = g_strdup(label);
-    if (!read_header(reader, error))
+    if (!read_header(reader, header, error))
         return NULL;
     if (size > VMB_SIZE_MAX || reader->header.size != vmb_round_up(size, VMB_QCOW2_SECTOR)) {
         vmb_error_set(error, VMB_ERROR_DAMAGE,

@@ -10,6 +10,9 @@ typedef struct VmbQcow2Reader VmbQcow2Reader;
  * writer does not write is refused. The backing file name is not followed. Errors: VMB_ERROR_DAMAGE
  * that names @label. */
 VmbQcow2Reader *vmb_qcow2_reader_open(int fd, guint64 size, const char *label, GError **error);
+/* The same, as if @header (a whole cluster; NULL: none) were the first cluster of the file. */
+VmbQcow2Reader *vmb_qcow2_reader_open_as(int fd, const guint8 *header, guint64 size,
+                                         const char *label, GError **error);
 void vmb_qcow2_reader_free(VmbQcow2Reader *reader);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbQcow2Reader, vmb_qcow2_reader_free)
 
@@ -27,6 +30,17 @@ typedef struct {
  * the end of the disk are ABSENT. */
 gboolean vmb_qcow2_reader_table(VmbQcow2Reader *reader, guint64 index, VmbQcow2Entry *entries,
                                 gboolean *any, GError **error);
+
+/* How many blocks an image stores. */
+typedef struct {
+    guint64 data_blocks, zero_blocks;
+} VmbQcow2Counts;
+
+/* The two digests of VmbQcow2Summary, recomputed from the tables alone, whose entries are checked. Reads
+ * no data. @counts may be NULL. */
+gboolean vmb_qcow2_reader_metadata(VmbQcow2Reader *reader, guint8 head_digest[VMB_DIGEST_SIZE],
+                                   guint8 tables_digest[VMB_DIGEST_SIZE], VmbQcow2Counts *counts,
+                                   GError **error);
 
 /* The two digests of VmbQcow2Summary, recomputed from the file; and that every byte of the file
  * which is neither table nor stored data is zero, refcounts are exact, and no two blocks overlap.

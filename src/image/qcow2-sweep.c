@@ -213,14 +213,25 @@ sort_items(Sweep *sweep)
         }
 }
 
+/* TRUE if a block of the table may begin in the window. */
+static gboolean
+touches_window(const Sweep *sweep, const VmbQcow2Table *table)
+{
+    guint64 file_size = sweep->reader->file_size;
+    guint last = vmb_qcow2_part(sweep->end - 1, file_size);
+    for (guint part = vmb_qcow2_part(sweep->start, file_size); part <= last; part++)
+        if (table->parts[part / 64] >> part % 64 & 1)
+            return TRUE;
+    return FALSE;
+}
+
 static gboolean
 sweep_window(Sweep *sweep, GError **error)
 {
     sweep->n_items = 0;
     for (guint i = 0; i < sweep->tables->len; i++) {
         const VmbQcow2Table *table = &g_array_index(sweep->tables, VmbQcow2Table, i);
-        if (table->low < sweep->end && table->high > sweep->start &&
-            !add_items(sweep, table, error))
+        if (touches_window(sweep, table) && !add_items(sweep, table, error))
             return FALSE;
     }
     sort_items(sweep);

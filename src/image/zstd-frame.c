@@ -39,26 +39,14 @@ frame_header_length(const guint8 *head, gboolean *checksum)
     return 5 + (single_segment ? 0 : 1) + dictionary_length[descriptor & 3] + content;
 }
 
-/* Bytes of the file from @host on, the first @n of which have been read into @buffer. */
+/* Bytes of the file from @host on, the first @n of which are in @buffer. */
 typedef struct {
-    int fd;
+    int fd; /* -1: there are no more */
     guint64 host;
     guint32 n;
-    guint8 buffer[PEEK];
+    const guint8 *buffer;
     const char *label;
 } Peek;
-
-static gboolean
-peek_block_header(const Peek *peek, guint32 at, guint32 *header, GError **error)
-{
-    guint8 bytes[BLOCK_HEADER];
-    if (at + BLOCK_HEADER <= peek->n)
-        memcpy(bytes, peek->buffer + at, sizeof bytes);
-    else if (!vmb_fs_pread(peek->fd, bytes, sizeof bytes, peek->host + at, peek->label, error))
-        return FALSE;
-    *header = get_le(bytes, BLOCK_HEADER);
-    return TRUE;
-}
 
 static gboolean
 no_frame(guint64 host, const char *label, GError **error)
@@ -69,34 +57,61 @@ no_frame(guint64 host, const char *label, GError **error)
                          label, host);
 }
 
-gboolean
-vmb_zstd_frame_length(int fd, guint64 host, guint32 limit, guint32 *length, const char *label,
-                      GError **error)
+static gboolean
+peek_block_header(const Peek *peek, guint32 at, guint32 *header, GError **error)
 {
-    Peek peek = {.fd = fd, .host = host, .n = MIN(limit, PEEK), .label = label};
-    gboolean checksum = FALSE, last = FALSE;
-    if (limit < 5)
-        return no_frame(host, label, error);
-    if (!vmb_fs_pread(fd, peek.buffer, peek.n, host, label, error))
+    guint8 bytes[BLOCK_HEADER];
+    if (at + BLOCK_HEADER <= peek->n)
+        memcpy(bytes, peek->buffer + at, sizeof bytes);
+    else if (peek->fd < 0)
+        return no_frame(peek->host, peek->label, error);
+    else if (!vmb_fs_pread(peek->fd, bytes, sizeof bytes, peek->host + at, peek->label, error))
         return FALSE;
-    guint32 at = frame_header_length(peek.buffer, &checksum);
+    *header = get_le(bytes, BLOCK_HEADER);
+    return TRUE;
+}
+
+static gboolean
+measure(const Peek *peek, guint32 limit, guint32 *length, GError **error)
+{
+    gboolean checksum = FALSE, last = FALSE;
+    guint32 at = frame_header_length(peek->buffer, &checksum);
     if (at == 0)
-        return no_frame(host, label, error);
+        return no_frame(peek->host, peek->label, error);
     while (!last) {
-        guint32 header;
+        guint32 header = 0;
         if (at > limit || limit - at < BLOCK_HEADER)
-            return no_frame(host, label, error);
-        if (!peek_block_header(&peek, at, &header, error))
+            return no_frame(peek->host, peek->label, error);
+        if (!peek_block_header(peek, at, &header, error))
             return FALSE;
         guint type = header >> 1 & 3; /* 0 raw, 1 one byte repeated, 2 compressed, 3 reserved */
         last = (header & 1) != 0;
         if (type == 3)
-            return no_frame(host, label, error);
+            return no_frame(peek->host, peek->label, error);
         at += BLOCK_HEADER + (type == 1 ? 1 : header >> 3);
     }
     at += checksum ? CHECKSUM : 0;
     if (at > limit)
-        return no_frame(host, label, error);
+        return no_frame(peek->host, peek->label, error);
     *length = at;
     return TRUE;
+}
+
+gboolean
+vmb_zstd_frame_length(int fd, guint64 host, guint32 limit, guint32 *length, const char *label,
+                      GError **error)
+{
+    guint8 buffer[PEEK];
+    Peek peek = {.fd = fd, .host = host, .n = MIN(limit, PEEK), .buffer = buffer, .label = label};
+    if (limit < 5)
+        return no_frame(host, label, error);
+    return vmb_fs_pread(fd, buffer, peek.n, host, label, error) &&
+           measure(&peek, limit, length, error);
+}
+
+gboolean
+vmb_zstd_frame_length_of(const guint8 *frame, guint32 limit, guint32 *length)
+{
+    Peek peek = {.fd = -1, .n = limit, .buffer = frame, .label = ""};
+    return limit >= 5 && measure(&peek, limit, length, NULL);
 }

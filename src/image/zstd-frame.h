@@ -8,3 +8,6 @@
  * Errors: VMB_ERROR_DAMAGE with @label and offset if it is no such frame. */
 gboolean vmb_zstd_frame_length(int fd, guint64 host, guint32 limit, guint32 *length,
                                const char *label, GError **error);
+
+/* The same of @limit bytes in memory; FALSE (no GError) if no frame ends within them. */
+gboolean vmb_zstd_frame_length_of(const guint8 *frame, guint32 limit, guint32 *length);

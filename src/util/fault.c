@@ -25,6 +25,8 @@ static const char *const names[] = {
     "checkpoint-taken-apart", "bitmap-removed", "checkpoint-deleted",
     "reconcile-noted", "reconcile-job-ended", "reconcile-guest-released",
     "reconcile-directories-removed", "reconcile-journal-written",
+    /* Folding. */
+    "fold-copied", "fold-tables", "fold-checked", "fold-cleaned-table", "fold-cleaned",
     /* A shut-off domain. */
     "offline-watched", "offline-remembered", "offline-journal-written", "offline-bitmap-added",
     "offline-checkpoint-defined", "offline-read", "offline-confirmed",
