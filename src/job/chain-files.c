@@ -55,7 +55,9 @@ open_checked(VmbPoint *point, const char *name, guint64 size, const char *label,
         vmb_error_errno(error, errno, "%s: cannot stat %s", label, name);
         return -1;
     }
-    if (!S_ISREG(st.st_mode) || (guint64)st.st_size != size) {
+    /* What a fold is appending is nothing that the image's header leads to. */
+    gboolean growing = g_strcmp0(point->growing, name) == 0 && (guint64)st.st_size > size;
+    if (!S_ISREG(st.st_mode) || ((guint64)st.st_size != size && !growing)) {
         vmb_error_set(error, VMB_ERROR_DAMAGE,
                       "%s: %s has %" G_GUINT64_FORMAT " bytes, but the manifest says %"
                       G_GUINT64_FORMAT, label, name, (guint64)st.st_size, size);
@@ -119,10 +121,16 @@ VmbChainFiles *
 vmb_chain_files_open(const GArray *links, const char *domain, gboolean only_first,
                      gboolean digests, GError **error)
 {
+    return vmb_chain_files_open_part(links, only_first ? 1 : links->len, domain, digests, error);
+}
+
+VmbChainFiles *
+vmb_chain_files_open_part(const GArray *links, guint n, const char *domain, gboolean digests,
+                          GError **error)
+{
     g_autoptr(VmbChainFiles) files = g_new0(VmbChainFiles, 1);
     g_autoptr(GPtrArray) labels = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GArray) layers = g_array_new(FALSE, TRUE, sizeof(VmbChainLayer));
-    guint n = only_first ? 1 : links->len;
     files->n_fds = n;
     files->image_fds = g_new(int, n);
     files->digest_fds = g_new(int, n);

@@ -12,6 +12,9 @@ typedef struct VmbChainFiles VmbChainFiles;
  * checked later: for maps. Errors: VMB_ERROR_DAMAGE. @links must stay alive. */
 VmbChainFiles *vmb_chain_files_open(const GArray *links, const char *domain, gboolean only_first,
                                     gboolean digests, GError **error);
+/* The same for the newest @n links. */
+VmbChainFiles *vmb_chain_files_open_part(const GArray *links, guint n, const char *domain,
+                                         gboolean digests, GError **error);
 void vmb_chain_files_free(VmbChainFiles *files);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbChainFiles, vmb_chain_files_free)
 

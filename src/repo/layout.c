@@ -45,6 +45,12 @@ vmb_layout_fold_file(const char *name)
     return g_strconcat(FOLD_FILE, name, NULL);
 }
 
+gboolean
+vmb_layout_is_fold_file(const char *name)
+{
+    return g_str_has_prefix(name, FOLD_FILE);
+}
+
 char *
 vmb_layout_image(const char *target)
 {
@@ -103,7 +109,7 @@ gboolean
 vmb_layout_is_leftover(const char *name)
 {
     /* The temporary names of vmb_fs_write_file(), and of folds. */
-    return g_str_has_prefix(name, FOLD_FILE) ||
+    return vmb_layout_is_fold_file(name) ||
            strcmp(name, "." VMB_LAYOUT_STATE ".new") == 0 ||
            strcmp(name, "." VMB_LAYOUT_MANIFEST ".new") == 0;
 }

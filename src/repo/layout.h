@@ -40,6 +40,7 @@ char *vmb_layout_digests(const char *target);
 
 /* ".fold-NAME": what a file of the child will be after a fold, in the making. Free with g_free(). */
 char *vmb_layout_fold_file(const char *name);
+gboolean vmb_layout_is_fold_file(const char *name);
 
 /* What an incremental's header says of its parent: "../20261121T020000Z/vda.qcow2". */
 char *vmb_layout_backing_file(const char *parent_id, const char *parent_image);

@@ -14,7 +14,5 @@
 VmbJson *vmb_manifest_disk_write(const VmbManifestDisk *disk);
 VmbManifestDisk *vmb_manifest_disk_read(VmbJson *object, GError **error);
 
-/* What one disk's numbers and the lists of a manifest must fulfil among themselves.
- * Errors: VMB_ERROR_DAMAGE. */
-gboolean vmb_manifest_check_disk(const VmbManifestDisk *disk, GError **error);
+/* What the lists of a manifest must fulfil among themselves. Errors: VMB_ERROR_DAMAGE. */
 gboolean vmb_manifest_check(const VmbManifest *manifest, GError **error);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The manifest in memory: making, freeing, names of its words, looking things up. */
-#include "repo/manifest.h"
+#include "repo/manifest-json.h"
 
 #include <string.h>
 
@@ -160,4 +160,28 @@ vmb_manifest_stored(const VmbManifest *manifest)
     for (guint i = 0; i < manifest->files->len; i++)
         bytes += ((const VmbManifestFile *)manifest->files->pdata[i])->size;
     return bytes;
+}
+
+VmbManifestDisk *
+vmb_manifest_disk_copy(const VmbManifestDisk *disk, GError **error)
+{
+    g_autoptr(VmbJson) object = vmb_manifest_disk_write(disk);
+    return vmb_manifest_disk_read(object, error);
+}
+
+void
+vmb_manifest_replace_disk(VmbManifest *manifest, const VmbManifestDisk *entry)
+{
+    VmbManifestDisk *copy = vmb_manifest_disk_copy(entry, NULL);
+    manifest->level = VMB_LEVEL_FULL;
+    for (guint i = 0; i < manifest->disks->len; i++) {
+        VmbManifestDisk *disk = manifest->disks->pdata[i];
+        if (copy != NULL && strcmp(disk->id, entry->id) == 0) {
+            vmb_manifest_disk_free(disk);
+            disk = manifest->disks->pdata[i] = g_steal_pointer(&copy);
+        }
+        if (disk->level == VMB_LEVEL_INCREMENTAL)
+            manifest->level = VMB_LEVEL_INCREMENTAL;
+    }
+    vmb_manifest_disk_free(copy);
 }

@@ -113,6 +113,12 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbManifest, vmb_manifest_free)
 VmbManifestDisk *vmb_manifest_disk_new(void);
 void vmb_manifest_disk_free(VmbManifestDisk *disk);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbManifestDisk, vmb_manifest_disk_free)
+/* A deep copy. */
+VmbManifestDisk *vmb_manifest_disk_copy(const VmbManifestDisk *disk, GError **error);
+/* Do its numbers fit together? Errors: VMB_ERROR_DAMAGE. */
+gboolean vmb_manifest_check_disk(const VmbManifestDisk *disk, GError **error);
+/* The entry of that disk (by its id) becomes a copy of @entry; the level of the point follows. */
+void vmb_manifest_replace_disk(VmbManifest *manifest, const VmbManifestDisk *entry);
 void vmb_skipped_disk_free(VmbSkippedDisk *disk);
 void vmb_manifest_file_free(VmbManifestFile *file);
 void vmb_source_layer_free(VmbSourceLayer *layer);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The published points of a domain: one look at each, in their order. */
 #include "repo/directory.h"
+#include "repo/fold-record.h"
 #include "repo/layout.h"
 #include "repo/manifest-json.h"
 #include "repo/repository-private.h"
@@ -36,6 +37,8 @@ vmb_point_free(VmbPoint *point)
     g_clear_pointer(&point->place, points_dir_unref);
     vmb_manifest_free(point->manifest);
     g_clear_error(&point->damage);
+    g_clear_pointer(&point->moved, g_hash_table_unref);
+    g_free(point->growing);
     g_free(point->id);
     g_free(point->uuid);
     g_free(point);
@@ -210,6 +213,7 @@ vmb_repo_domain_points(VmbRepoDomain *domain, GError **error)
         return NULL;
     }
     g_ptr_array_sort(points, compare_points);
+    vmb_fold_record_apply(domain, points);
     return g_steal_pointer(&points);
 }
 
@@ -233,7 +237,10 @@ int
 vmb_point_open_file(const VmbPoint *point, const char *name, GError **error)
 {
     g_autofree char *label = vmb_point_name(point);
-    g_autofree char *path = g_build_filename(point->id, name, NULL);
+    const char *moved =
+        point->moved != NULL ? g_hash_table_lookup(point->moved, name) : NULL;
+    g_autofree char *path =
+        moved != NULL ? g_strdup(moved) : g_build_filename(point->id, name, NULL);
     g_autoptr(GError) local = NULL;
     struct stat st;
     if (!vmb_text_is_name(name)) {

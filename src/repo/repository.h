@@ -67,6 +67,9 @@ typedef struct {
     gboolean foreign;           /* made by the repository of which this is an adopted copy: the
                                  * checkpoints that it names are that one's */
     gboolean retired;           /* dropped: shown nowhere, but others may still build on it */
+    /* While a fold is in progress (repo/fold-record.h); NULL otherwise. */
+    GHashTable *moved; /* private: file name -> where it is, below points/ */
+    char *growing;     /* a file that may be longer than the manifest says */
 } VmbPoint;
 void vmb_point_free(VmbPoint *point);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPoint, vmb_point_free)

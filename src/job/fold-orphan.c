@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Checkpoints that only a point names which is about to go: somebody must still know of them. */
+#include "job/fold-orphan.h"
+#include "repo/journal.h"
+#include "repo/layout.h"
+#include "repo/lock.h"
+#include "util/error.h"
+
+#include <string.h>
+
+static gboolean
+is_newest(const GPtrArray *points, const VmbPoint *point, const char *disk_id)
+{
+    for (guint i = 0; i < points->len; i++) {
+        const VmbManifest *other = ((const VmbPoint *)points->pdata[i])->manifest;
+        if (other != NULL && other->sequence > point->manifest->sequence &&
+            vmb_manifest_find_disk(other, disk_id) != NULL)
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+is_named_elsewhere(const GPtrArray *points, const VmbPoint *point, const char *checkpoint)
+{
+    for (guint i = 0; i < points->len; i++) {
+        const VmbPoint *other = points->pdata[i];
+        for (guint d = 0; other != point && other->manifest != NULL &&
+                          d < other->manifest->disks->len; d++)
+            if (g_strcmp0(((VmbManifestDisk *)other->manifest->disks->pdata[d])->checkpoint,
+                          checkpoint) == 0)
+                return TRUE;
+    }
+    return FALSE;
+}
+
+/* Names that would be forgotten. */
+static GPtrArray *
+orphans(const GPtrArray *points, const VmbPoint *point)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    for (guint d = 0; !point->foreign && d < point->manifest->disks->len; d++) {
+        const VmbManifestDisk *disk = point->manifest->disks->pdata[d];
+        if (disk->checkpoint != NULL && is_newest(points, point, disk->id) &&
+            !is_named_elsewhere(points, point, disk->checkpoint) &&
+            !g_ptr_array_find_with_equal_func(names, disk->checkpoint, g_str_equal, NULL))
+            g_ptr_array_add(names, g_strdup(disk->checkpoint));
+    }
+    return names;
+}
+
+static gboolean
+add_to_journal(int domain_fd, GPtrArray *names, GError **error)
+{
+    g_autoptr(VmbJournal) journal = NULL;
+    if (!vmb_journal_read(domain_fd, &journal, error))
+        return FALSE;
+    if (journal == NULL)
+        journal = g_new0(VmbJournal, 1);
+    for (guint i = 0; journal->stale != NULL && journal->stale[i] != NULL; i++)
+        if (!g_ptr_array_find_with_equal_func(names, journal->stale[i], g_str_equal, NULL))
+            g_ptr_array_add(names, g_strdup(journal->stale[i]));
+    g_strfreev(journal->stale);
+    g_ptr_array_add(names, NULL);
+    g_ptr_array_set_free_func(names, NULL);
+    journal->stale = g_memdup2(names->pdata, names->len * sizeof(char *));
+    return vmb_journal_write(domain_fd, journal, error);
+}
+
+gboolean
+vmb_fold_note_orphans(VmbRepoDomain *domain, GPtrArray *points, const VmbPoint *point,
+                      GError **error)
+{
+    int fd = vmb_repo_domain_fd(domain);
+    if (point->manifest == NULL)
+        return TRUE;
+    g_autoptr(GPtrArray) names = orphans(points, point);
+    if (names->len == 0)
+        return TRUE;
+    g_autofree char *what =
+        g_strdup_printf("domain %s in the repository", point->manifest->domain);
+    g_autoptr(VmbLock) lock = vmb_lock_take(fd, VMB_LAYOUT_LOCK, TRUE, 0, what, NULL, error);
+    return lock != NULL && add_to_journal(fd, names, error);
+}

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What becomes of dropped points: their data is folded into the points that build on it, then they are removed. */
+#include "job/fold.h"
+#include "job/fold-private.h"
+#include "job/fold-orphan.h"
+#include "repo/layout.h"
+#include "util/error.h"
+#include "util/fault.h"
+#include "util/fsio.h"
+#include "util/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+void
+vmb_folded_free(VmbFolded *folded)
+{
+    if (folded == NULL)
+        return;
+    g_free(folded->domain);
+    g_free(folded->point);
+    g_free(folded->disk);
+    g_free(folded->child);
+    g_free(folded->mode);
+    g_free(folded->deferred);
+    g_clear_error(&folded->error);
+    g_free(folded);
+}
+
+/* ---- one disk ---- */
+
+static void
+run_clear(VmbFoldRun *run)
+{
+    vmb_fd_clear(&run->points_fd);
+    vmb_fd_clear(&run->parent_dir);
+    vmb_fd_clear(&run->child_dir);
+    vmb_fd_clear(&run->parent_image);
+    vmb_fd_clear(&run->parent_digests);
+    vmb_fd_clear(&run->child_image);
+    vmb_fd_clear(&run->child_digests);
+    g_clear_pointer(&run->locks, g_ptr_array_unref);
+    g_clear_pointer(&run->record, vmb_fold_record_free);
+    g_clear_pointer(&run->damage, g_array_unref);
+    g_clear_pointer(&run->progress, vmb_progress_free);
+    g_free(run->label);
+}
+typedef VmbFoldRun FoldRun;
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FoldRun, run_clear)
+
+/* Would the instant of the fold be possible now? Else all the copying would be for nothing. */
+static gboolean
+is_free(const VmbPoint *point, GError **error)
+{
+    g_autofree char *name = g_strdup_printf("%s/%s", point->manifest->domain, point->id);
+    g_auto(VmbFd) dir = vmb_point_open_dir(point, error);
+    g_autoptr(VmbLock) lock =
+        dir >= 0 ? vmb_lock_take(dir, VMB_LAYOUT_LOCK, TRUE, 0, name, NULL, error) : NULL;
+    return lock != NULL;
+}
+
+static gboolean
+lock_shared(VmbFoldRun *run, const VmbPoint *point, int dir, GError **error)
+{
+    g_autofree char *name = g_strdup_printf("%s/%s", point->manifest->domain, point->id);
+    VmbLock *lock = vmb_lock_take(dir, VMB_LAYOUT_LOCK, FALSE, 0, name, run->cancel, error);
+    if (lock != NULL)
+        g_ptr_array_add(run->locks, lock);
+    return lock != NULL;
+}
+
+static int
+open_sized(const VmbPoint *point, const char *name, guint64 size, GError **error)
+{
+    struct stat st;
+    g_auto(VmbFd) fd = vmb_point_open_file(point, name, error);
+    if (fd < 0)
+        return -1;
+    if (fstat(fd, &st) < 0 || (guint64)st.st_size != size) {
+        vmb_error_set(error, VMB_ERROR_DAMAGE, "%s/%s: %s has not the size that its manifest says",
+                      point->manifest->domain, point->id, name);
+        return -1;
+    }
+    return vmb_fd_steal(&fd);
+}
+
+static gboolean
+open_files(VmbFoldRun *run, GError **error)
+{
+    const VmbManifestDisk *parent = run->parent_disk, *child = run->child_disk;
+    run->parent_dir = vmb_point_open_dir(run->parent, error);
+    run->child_dir = run->parent_dir >= 0 ? vmb_point_open_dir(run->child, error) : -1;
+    if (run->child_dir < 0 || !lock_shared(run, run->parent, run->parent_dir, error) ||
+        !lock_shared(run, run->child, run->child_dir, error))
+        return FALSE;
+    int look = open_sized(run->parent, parent->image, parent->image_size, error);
+    if (look < 0)
+        return FALSE;
+    close(look);
+    run->parent_image = vmb_fs_open_beneath(run->parent_dir, parent->image, O_RDWR | O_NONBLOCK, 0,
+                                            run->label, error);
+    if (run->parent_image < 0)
+        return FALSE;
+    run->parent_digests = open_sized(run->parent, parent->digests, parent->digests_size, error);
+    if (run->parent_digests < 0)
+        return FALSE;
+    run->child_image = open_sized(run->child, child->image, child->image_size, error);
+    if (run->child_image < 0)
+        return FALSE;
+    run->child_digests = open_sized(run->child, child->digests, child->digests_size, error);
+    return run->child_digests >= 0;
+}
+
+static guint64
+bytes_of(const VmbManifestDisk *disk)
+{
+    return disk->image_size + disk->digests_size;
+}
+
+/* FALSE without @error: deferred. */
+static gboolean
+fold_disk(VmbFoldRun *run, GError **error)
+{
+    g_autoptr(GError) busy = NULL;
+    gboolean in_use = FALSE;
+    if (!is_free(run->parent, &busy) || !is_free(run->child, &busy)) {
+        if (!g_error_matches(busy, VMB_ERROR, VMB_ERROR_LOCKED))
+            g_propagate_error(error, g_steal_pointer(&busy));
+        else
+            run->report->deferred = g_strdup(busy->message);
+        return FALSE;
+    }
+    run->progress = vmb_progress_new(run->label);
+    vmb_progress_phase(run->progress, "folding");
+    guint64 before = bytes_of(run->parent_disk) + bytes_of(run->child_disk);
+    if (!open_files(run, error))
+        return FALSE;
+    if (vmb_fold_write(run, error) && vmb_fold_commit(run, &in_use, error)) {
+        guint64 after = bytes_of(run->record->entry);
+        run->report->freed = before > after ? before - after : 0;
+        return TRUE;
+    }
+    /* Whether to go back or on is seen from the files, as after a kill. */
+    if (run->record != NULL &&
+        vmb_fold_record_place(run->domain, run->record) == VMB_FOLD_NOT_SWITCHED) {
+        g_autoptr(GError) second = NULL;
+        if (!vmb_fold_roll_back(run->domain, run->record, &second))
+            vmb_warning("%s; the next prune tidies up", second->message);
+    }
+    return FALSE;
+}
+
+/* ---- a domain ---- */
+
+typedef struct {
+    VmbRepoDomain *domain;
+    const VmbFoldDomainOptions *options;
+    GPtrArray *points;
+    GHashTable *given_up; /* "POINT DISK-ID", "POINT": not to be tried again in this run */
+} Work;
+
+static void
+tell(const Work *work, VmbFolded *report)
+{
+    if (work->options->done != NULL)
+        work->options->done(report, work->options->data);
+}
+
+static VmbFolded *
+report_new(const VmbPoint *point, const VmbManifestDisk *disk, const VmbPoint *child)
+{
+    VmbFolded *report = g_new0(VmbFolded, 1);
+    report->domain = g_strdup(point->manifest != NULL ? point->manifest->domain : point->uuid);
+    report->point = g_strdup(point->id);
+    report->disk = disk != NULL ? g_strdup(disk->target) : NULL;
+    report->child = child != NULL ? g_strdup(child->id) : NULL;
+    return report;
+}
+
+/* The one point whose disk builds on @point's. */
+static VmbPoint *
+find_child(GPtrArray *points, const VmbPoint *point, const char *id, const VmbManifestDisk **disk)
+{
+    for (guint i = 0; i < points->len; i++) {
+        VmbPoint *other = points->pdata[i];
+        *disk = other->manifest != NULL ? vmb_manifest_find_disk(other->manifest, id) : NULL;
+        if (*disk != NULL && g_strcmp0((*disk)->parent, point->id) == 0)
+            return other;
+    }
+    return NULL;
+}
+
+static gboolean
+is_given_up(const Work *work, const VmbPoint *point, const char *disk_id)
+{
+    g_autofree char *key = g_strjoin(" ", point->id, disk_id, NULL);
+    return g_hash_table_contains(work->given_up, key);
+}
+
+static void
+give_up(const Work *work, const VmbPoint *point, const char *disk_id)
+{
+    g_hash_table_add(work->given_up, g_strjoin(" ", point->id, disk_id, NULL));
+}
+
+/* *@cancelled: told by the caller, not as this disk's failure. */
+static gboolean
+fold_one(Work *work, VmbPoint *point, const VmbManifestDisk *disk, VmbPoint *child,
+         const VmbManifestDisk *child_disk, GError **error)
+{
+    g_autoptr(VmbFolded) report = report_new(point, disk, child);
+    g_auto(FoldRun) run = {.domain = work->domain,
+                           .cancel = work->options->cancel,
+                           .points = work->points,
+                           .parent = point,
+                           .child = child,
+                           .parent_disk = disk,
+                           .child_disk = child_disk,
+                           .points_fd = -1,
+                           .parent_dir = -1,
+                           .child_dir = -1,
+                           .parent_image = -1,
+                           .parent_digests = -1,
+                           .child_image = -1,
+                           .child_digests = -1,
+                           .report = report};
+    run.label = g_strdup_printf("%s/%s disk %s", child->manifest->domain, child->id,
+                                child_disk->target);
+    run.locks = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_lock_free);
+    run.damage = g_array_new(FALSE, FALSE, sizeof(guint64));
+    gboolean folded = fold_disk(&run, &report->error);
+    if (!folded)
+        give_up(work, point, disk->id);
+    if (g_error_matches(report->error, VMB_ERROR, VMB_ERROR_CANCELLED)) {
+        g_propagate_error(error, g_steal_pointer(&report->error));
+        return FALSE;
+    }
+    tell(work, report);
+    return TRUE;
+}
+
+/* Nothing builds on it any more. */
+static gboolean
+remove_one(Work *work, VmbPoint *point, GError **error)
+{
+    g_autoptr(VmbFolded) report = report_new(point, NULL, NULL);
+    guint64 bytes = point->manifest != NULL ? vmb_manifest_stored(point->manifest) : 0;
+    if (!vmb_fold_note_orphans(work->domain, work->points, point, &report->error) ||
+        !vmb_point_remove(work->domain, point, &report->error)) {
+        give_up(work, point, NULL);
+        if (g_error_matches(report->error, VMB_ERROR, VMB_ERROR_LOCKED)) {
+            report->deferred = g_strdup(report->error->message);
+            g_clear_error(&report->error);
+        }
+    } else {
+        report->freed = bytes;
+    }
+    tell(work, report);
+    return TRUE;
+}
+
+/* One step with the oldest point for which there is one. *@any: something was tried. */
+static gboolean
+step(Work *work, gboolean *any, GError **error)
+{
+    *any = FALSE;
+    for (guint i = 0; i < work->points->len; i++) {
+        VmbPoint *point = work->points->pdata[i];
+        gboolean needed = FALSE;
+        if (!point->retired || is_given_up(work, point, NULL))
+            continue;
+        for (guint d = 0; point->manifest != NULL && d < point->manifest->disks->len; d++) {
+            const VmbManifestDisk *disk = point->manifest->disks->pdata[d], *child_disk = NULL;
+            VmbPoint *child = find_child(work->points, point, disk->id, &child_disk);
+            if (child == NULL)
+                continue;
+            needed = TRUE;
+            if (is_given_up(work, point, disk->id))
+                continue;
+            *any = TRUE;
+            return fold_one(work, point, disk, child, child_disk, error);
+        }
+        if (!needed) {
+            *any = TRUE;
+            return remove_one(work, point, error);
+        }
+    }
+    return TRUE;
+}
+
+/* ---- what a dead run has left ---- */
+
+static gboolean
+recover(VmbRepoDomain *domain, GError **error)
+{
+    g_autoptr(VmbFoldRecord) record = NULL;
+    if (!vmb_fold_record_read(domain, &record, error) || !vmb_trash_remove(domain, error))
+        return FALSE;
+    if (record == NULL)
+        return TRUE;
+    if (vmb_fold_record_place(domain, record) == VMB_FOLD_NOT_SWITCHED)
+        return vmb_fold_roll_back(domain, record, error);
+    return vmb_fold_roll_forward(domain, record, error);
+}
+
+gboolean
+vmb_fold_domain(VmbRepoDomain *domain, const VmbFoldDomainOptions *options, GError **error)
+{
+    g_autoptr(GHashTable) given_up = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    gboolean any = TRUE;
+    if (!recover(domain, error))
+        return FALSE;
+    while (any) {
+        g_autoptr(GPtrArray) points = vmb_repo_domain_points(domain, error);
+        Work work = {domain, options, points, given_up};
+        if (points == NULL)
+            return FALSE;
+        if (g_cancellable_is_cancelled(options->cancel))
+            return vmb_error_set(error, VMB_ERROR_CANCELLED,
+                                 "folding was stopped; every point reads as before");
+        if (!step(&work, &any, error))
+            return FALSE;
+    }
+    return TRUE;
+}
