@@ -42,7 +42,8 @@ typedef struct {
     /* Encoding against an earlier state: blocks[] hold what is known of it (kind; digest of data),
      * and a block that has not changed becomes ABSENT. */
     gboolean compare;
-    gboolean probe; /* for the one who takes and emits it */
+    gboolean probe;  /* for the one who takes and emits it */
+    gboolean stored; /* likewise: nothing is to be encoded, blocks[] say where the data is stored */
     VmbBlock blocks[VMB_CHUNK_BLOCKS];
     guint64 sequence; /* pipeline's own */
 } VmbChunk;

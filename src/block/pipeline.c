@@ -330,7 +330,7 @@ take_locked(VmbPipeline *p, guint64 offset, guint64 length)
     slot->chunk.offset = offset;
     slot->chunk.length = length;
     slot->chunk.n_blocks = 0;
-    slot->chunk.compare = slot->chunk.probe = FALSE;
+    slot->chunk.compare = slot->chunk.probe = slot->chunk.stored = FALSE;
     slot->chunk.sequence = p->sequence++;
     p->n_taken++;
     order_append_locked(p, (Entry){.slot = slot, .offset = offset, .length = length});

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Step 8 of a backup: each disk of the running job, one after the other. */
 #include "job/backup-offline.h"
+#include "image/overlap.h"
 #include "job/chain-files.h"
 #include "job/disk-backup.h"
+#include "job/merge.h"
 #include "job/save-config.h"
 #include "repo/layout.h"
+#include "repo/state.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/units.h"
@@ -32,7 +35,8 @@ describe(const VmbBackupRun *run, const VmbPlanDisk *plan)
     disk->method = plan->method;
     disk->reason = plan->reason;
     disk->parent = incremental ? g_strdup(plan->parent->id) : NULL;
-    disk->base_checkpoint = bitmap ? g_strdup(plan->parent_disk->checkpoint) : NULL;
+    disk->synthetic_from = plan->synthetic ? g_strdup(plan->parent->id) : NULL;
+    disk->base_checkpoint = bitmap && incremental ? g_strdup(plan->parent_disk->checkpoint) : NULL;
     if (run->offline != NULL)
         disk->checkpoint = g_strdup(vmb_offline_checkpoint(run, plan));
     else if (info->bitmaps)
@@ -65,6 +69,7 @@ typedef struct {
     GArray *links;
     VmbChainFiles *files;
     char *backing, *context;
+    GArray *damaged; /* VmbDamagedRange */
 } Parent;
 
 static void
@@ -74,8 +79,28 @@ parent_clear(Parent *parent)
     g_clear_pointer(&parent->links, g_array_unref);
     g_clear_pointer(&parent->backing, g_free);
     g_clear_pointer(&parent->context, g_free);
+    g_clear_pointer(&parent->damaged, g_array_unref);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Parent, parent_clear)
+
+/* What verifications have found damaged in the chain. A state that cannot be read tells of nothing. */
+static GArray *
+damaged_ranges(const GArray *links, const char *disk_id)
+{
+    GArray *ranges = g_array_new(FALSE, FALSE, sizeof(VmbDamagedRange));
+    for (guint i = 0; i < links->len; i++) {
+        g_auto(VmbPointState) state = {0};
+        if (!vmb_point_state_read(g_array_index(links, VmbChainLink, i).point, &state, NULL))
+            continue;
+        for (guint d = 0; state.damage != NULL && d < state.damage->len; d++) {
+            const VmbDamage *damage = state.damage->pdata[d];
+            VmbDamagedRange range = {i, damage->offset, damage->length};
+            if (g_strcmp0(damage->disk, disk_id) == 0)
+                g_array_append_val(ranges, range);
+        }
+    }
+    return ranges;
+}
 
 static gboolean
 open_parent(VmbBackupRun *run, const VmbPlanDisk *plan, Parent *parent, VmbDiskBackup *backup,
@@ -87,7 +112,8 @@ open_parent(VmbBackupRun *run, const VmbPlanDisk *plan, Parent *parent, VmbDiskB
     if (parent->links == NULL)
         return FALSE;
     parent->files =
-        vmb_chain_files_open(parent->links, run->result->domain, FALSE, compare, error);
+        vmb_chain_files_open(parent->links, run->result->domain, FALSE, compare || plan->synthetic,
+                             error);
     if (parent->files == NULL)
         return FALSE;
     if (is_by_bitmap(plan))
@@ -98,10 +124,57 @@ open_parent(VmbBackupRun *run, const VmbPlanDisk *plan, Parent *parent, VmbDiskB
     backup->dirty_context = parent->context;
     backup->parent = vmb_chain_files_chain(parent->files);
     backup->compare = compare;
+    backup->synthetic = plan->synthetic;
+    for (guint i = 0; plan->synthetic && i < parent->links->len; i++)
+        backup->parent_frames |= g_array_index(parent->links, VmbChainLink, i).disk->compressed;
+    backup->damaged = parent->damaged = damaged_ranges(parent->links, plan->info->id);
     backup->parent_size = plan->parent_disk->size;
-    backup->backing_file = parent->backing;
+    backup->backing_file = plan->synthetic ? NULL : parent->backing;
     backup->unit = compare ? 0 : survey_unit(plan->info);
     return TRUE;
+}
+
+/* A full that is nothing but the chain in one image. */
+static gboolean
+merge_unchanged(const VmbBackupRun *run, const Parent *parent, const VmbDiskBackup *backup,
+                VmbManifestDisk *entry, GError **error)
+{
+    VmbMerge merge = {.links = parent->links,
+                      .n_layers = parent->links->len,
+                      .domain = run->result->domain,
+                      .image_fd = backup->image_fd,
+                      .digests_fd = backup->digests_fd,
+                      .cancel = run->stop,
+                      .progress = run->progress};
+    return vmb_merge_layers(&merge, entry, NULL, error);
+}
+
+/* What dropping the parent will free. Not knowing it is no reason to fail. */
+static void
+note_replaced(const Parent *parent, const VmbDiskBackup *backup, const VmbPlanDisk *plan,
+              VmbManifestDisk *entry)
+{
+    guint64 bytes = 0;
+    g_autoptr(VmbQcow2Reader) above = vmb_qcow2_reader_open(
+        backup->image_fd, vmb_round_up(plan->info->size, 512), backup->label, NULL);
+    g_autoptr(VmbQcow2Reader) below = vmb_qcow2_reader_open(
+        vmb_chain_files_image_fd(parent->files), vmb_round_up(plan->parent_disk->size, 512),
+        backup->label, NULL);
+    if (above != NULL && below != NULL && vmb_overlap_bytes(above, below, &bytes, NULL))
+        entry->replaced_bytes = bytes;
+}
+
+static void
+report_read(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *backup)
+{
+    const char *target = plan->info->target;
+    if (backup->healed > 0)
+        vmb_reason_add(run->reasons, VMB_REASON_DAMAGE_HEALED, target,
+                       "%s: disk %s: %" G_GUINT64_FORMAT " damaged blocks of its chain were taken "
+                       "from the guest again", run->result->domain, target, backup->healed);
+    if (plan->synthetic)
+        vmb_info("%s: %" G_GUINT64_FORMAT " bytes were taken from the chain", backup->label,
+                 backup->copied);
 }
 
 static gboolean
@@ -111,13 +184,17 @@ read_disk(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *base,
     VmbDiskBackup backup = *base;
     g_auto(Parent) parent = {0};
     guint64 contradicted = 0;
-    if (plan->level == VMB_LEVEL_INCREMENTAL && !open_parent(run, plan, &parent, &backup, error))
+    if (plan->parent != NULL && !open_parent(run, plan, &parent, &backup, error))
         return FALSE;
-    if (plan->unchanged)
-        return vmb_disk_backup_nothing(&backup, entry, error);
-    if (!vmb_disk_backup(&backup, entry, &contradicted, error))
+    if (plan->unchanged && plan->synthetic)
+        return merge_unchanged(run, &parent, &backup, entry, error);
+    if (!(plan->unchanged ? vmb_disk_backup_nothing(&backup, entry, error)
+                          : vmb_disk_backup(&backup, entry, &contradicted, error)))
         return FALSE;
-    if (plan->level == VMB_LEVEL_INCREMENTAL && plan->parent_disk->size != plan->info->size)
+    if (plan->level == VMB_LEVEL_INCREMENTAL)
+        note_replaced(&parent, &backup, plan, entry);
+    report_read(run, plan, &backup);
+    if (plan->parent != NULL && plan->parent_disk->size != plan->info->size)
         vmb_reason_add(run->reasons, VMB_REASON_RESIZED, plan->info->target,
                        "%s: disk %s has %" G_GUINT64_FORMAT " bytes now, and had %"
                        G_GUINT64_FORMAT, run->result->domain, plan->info->target,
@@ -205,7 +282,7 @@ back_up_disk(VmbBackupRun *run, VmbPlanDisk *plan, GError **error)
             planned = vmb_plan_give_up_bitmap(plan, run->options, run->points, domain,
                                               VMB_REASON_SPOT_CHECK_FAILED, why->message,
                                               run->reasons, error);
-        } else if (plan->level == VMB_LEVEL_INCREMENTAL &&
+        } else if (plan->parent != NULL &&
                    g_error_matches(why, VMB_ERROR, VMB_ERROR_DAMAGE)) {
             planned = vmb_plan_give_up_parent(plan, run->options, domain, why->message,
                                               run->reasons, error);

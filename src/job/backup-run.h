@@ -6,6 +6,7 @@
 #include "job/scratch.h"
 #include "job/target-watch.h"
 #include "repo/lock.h"
+#include "repo/pins.h"
 #include "repo/transaction.h"
 #include "util/progress.h"
 #include "virt/backup-job.h"
@@ -28,6 +29,7 @@ typedef struct {
     VmbRepoDomain *repo_domain;
     /* steps 2 and 3 */
     GPtrArray *points;
+    VmbPins *pins;                /* keep what the new point may build on from being folded */
     char **stale;                 /* checkpoints of dead runs that are still to be deleted */
     VmbDomainInfo *info;
     gboolean was_paused, had_io_error;

@@ -84,6 +84,7 @@ vmb_backup_run_clear(VmbBackupRun *run)
     g_clear_pointer(&run->info, vmb_domain_info_free);
     g_clear_pointer(&run->stale, g_strfreev);
     g_clear_pointer(&run->points, g_ptr_array_unref);
+    g_clear_pointer(&run->pins, vmb_pins_free);
     g_clear_pointer(&run->repo_domain, vmb_repo_domain_free);
     g_clear_pointer(&run->lock, vmb_lock_free);
     g_clear_pointer(&run->host_lock, vmb_lock_free);
@@ -141,8 +142,8 @@ reconcile(VmbBackupRun *run, GError **error)
 {
     gboolean ours = FALSE;
     g_autofree char *what = NULL;
-    run->points = vmb_repo_domain_points(run->repo_domain, error);
-    if (run->points == NULL ||
+    run->pins = vmb_pins_take_newest(run->repo_domain, run->stop, &run->points, error);
+    if (run->pins == NULL ||
         !vmb_identity_check(run->repository, run->domain, run->points, run->options->peers,
                             run->reasons, error) ||
         !vmb_reconcile(run->repo_domain, run->domain, run->points, run->reasons, &run->stale,

@@ -5,12 +5,18 @@
 #include "repo/repository.h"
 #include "virt/quiesce.h"
 
+/* A chain grows to so many images before the next point begins a new one. QEMU opens more, but
+ * libvirt refuses more than 200, and every layer costs time and memory at a restore. */
+#define VMB_MAX_CHAIN 60
+#define VMB_MAX_CHAIN_LIMIT 200
+
 typedef enum { VMB_WANT_AUTO, VMB_WANT_FULL, VMB_WANT_INCREMENTAL } VmbWantedLevel;
 
 typedef struct {
     const char *repository;      /* path */
     const char *uri;             /* NULL: libvirt's default */
     VmbWantedLevel level;
+    guint max_chain;             /* images of a disk's chain before a full is made of it; 0: a default */
     gboolean no_compare;         /* a disk without a usable bitmap is stored in full */
     VmbQuiesceMode quiesce;
     guint64 freeze_timeout_ns;   /* budget; at most 60 s */

@@ -26,7 +26,7 @@
 #define ZERO_RUNS_PER_DRAIN 1000
 
 typedef struct {
-    const VmbDiskBackup *backup;
+    VmbDiskBackup *backup;
     guint64 size;       /* of the export and the image: the disk's, rounded up to 512 */
     guint64 dirty_from; /* everything from here on counts as dirty */
     VmbQcow2Writer *writer;
@@ -45,6 +45,7 @@ typedef struct {
     VmbChainWindow beyond;        /* where the parent has ended */
     const VmbChainWindow *window; /* the parent's, where the plan is now; NULL for a full */
     VmbSpotCheck *spot_check;     /* NULL: there is no bitmap to be tested */
+    gboolean surveying;
     gboolean vanished;            /* clean data has become zero, so far */
     guint64 first_read, last_read; /* monotonic ns: first one submitted, last one completed */
 } Disk;
@@ -57,39 +58,62 @@ knob(const char *name, guint fallback)
     return text != NULL ? (guint)g_ascii_strtoull(text, NULL, 10) : fallback;
 }
 
+/* There is an earlier state with which to begin. */
 static gboolean
-is_incremental(const Disk *disk)
+has_parent(const Disk *disk)
 {
     return disk->backup->parent != NULL;
 }
 
+/* The image has nothing below it: what is absent reads as zero there. */
+static gboolean
+is_full(const Disk *disk)
+{
+    return disk->backup->parent == NULL || disk->backup->synthetic;
+}
+
 /* ---- encoding and writing ---- */
+
+typedef struct {
+    VmbEncoder *encoder;
+    VmbDecoder *decoder; /* NULL: nothing is copied */
+} Worker;
 
 static gpointer
 worker_new(gpointer user)
 {
     const Disk *disk = user;
-    return vmb_encoder_new(disk->backup->compress_level);
+    Worker *worker = g_new0(Worker, 1);
+    worker->encoder = vmb_encoder_new(disk->backup->compress_level);
+    if (disk->backup->synthetic)
+        worker->decoder = vmb_decoder_new(disk->backup->parent);
+    return worker;
 }
 
 static void
-worker_free(gpointer worker)
+worker_free(gpointer data)
 {
-    vmb_encoder_free(worker);
+    Worker *worker = data;
+    vmb_encoder_free(worker->encoder);
+    vmb_decoder_free(worker->decoder);
+    g_free(worker);
 }
 
+/* What is copied is decoded as well: only so is it known to be what its digest says. */
 static gboolean
-encode(VmbChunk *chunk, gpointer worker, gpointer user, GError **error)
+encode(VmbChunk *chunk, gpointer data, gpointer user, GError **error)
 {
-    vmb_encoder_chunk(worker, chunk);
+    Worker *worker = data;
+    if (chunk->stored)
+        return vmb_decoder_chunk(worker->decoder, chunk, NULL, error);
+    vmb_encoder_chunk(worker->encoder, chunk);
     return TRUE;
 }
 
-/* A full has nothing below it: what is absent reads as zero there. */
 static gboolean
 write_zero(Disk *disk, guint64 offset, guint64 length, GError **error)
 {
-    return !is_incremental(disk) ||
+    return is_full(disk) ||
            (vmb_qcow2_writer_zero(disk->writer, offset, length, error) &&
             vmb_digest_writer_zero(disk->digests, offset, length, error));
 }
@@ -238,6 +262,58 @@ read_range(Disk *disk, guint64 offset, guint64 length, GError **error)
     return TRUE;
 }
 
+static gboolean
+holds_data(const VmbBlock *block)
+{
+    return block->kind == VMB_BLOCK_PLAIN || block->kind == VMB_BLOCK_COMPRESSED;
+}
+
+/* Unlike a read, it is complete when it is queued. */
+static gboolean
+copy_blocks(Disk *disk, guint first, guint n, GError **error)
+{
+    guint64 offset = disk->window->offset + (guint64)first * VMB_BLOCK_SIZE;
+    guint64 length = MIN((guint64)n * VMB_BLOCK_SIZE, disk->size - offset);
+    VmbChunk *chunk = NULL;
+    while (chunk == NULL) {
+        if (!check_health(disk, error))
+            return FALSE;
+        chunk = vmb_pipeline_try_take(disk->pipeline, offset, length);
+        if (chunk == NULL && !wait_for_room(disk, error))
+            return FALSE;
+    }
+    chunk->stored = TRUE;
+    chunk->n_blocks = n;
+    memcpy(chunk->blocks, disk->window->blocks + first, n * sizeof(VmbBlock));
+    disk->backup->copied += length;
+    vmb_pipeline_push(disk->pipeline, chunk);
+    return TRUE;
+}
+
+/* A synthetic full takes what has not changed from the chain: where that has nothing, it is zero. */
+static gboolean
+copy_range(Disk *disk, guint64 offset, guint64 length, GError **error)
+{
+    guint first = (guint)((offset - disk->window->offset) / VMB_BLOCK_SIZE);
+    guint end = first + (guint)((length + VMB_BLOCK_SIZE - 1) / VMB_BLOCK_SIZE);
+    guint known = MIN(end, disk->window->n_blocks);
+    for (guint n; first < known; first += n) {
+        for (n = 0; n < VMB_CHUNK_BLOCKS && first + n < known &&
+                    holds_data(&disk->window->blocks[first + n]);)
+            n++;
+        if (n > 0 && !copy_blocks(disk, first, n, error))
+            return FALSE;
+        if (n == 0) {
+            guint64 at = disk->window->offset + (guint64)first * VMB_BLOCK_SIZE;
+            vmb_progress_advance(disk->backup->progress, MIN(VMB_BLOCK_SIZE, disk->size - at), 0);
+            n = 1;
+        }
+    }
+    if (end > known)
+        vmb_progress_advance(disk->backup->progress, (guint64)(end - known) * VMB_BLOCK_SIZE, 0);
+    return TRUE;
+}
+
 /* A full queue of zero runs waits for the chunks before them, and those for reads that only this thread
  * drives: so the reads are completed before the queue can be full. */
 static gboolean
@@ -261,6 +337,8 @@ act(Disk *disk, guint64 offset, guint64 length, VmbAction action, GError **error
         return read_range(disk, offset, length, error);
     if (action == VMB_ACTION_ZERO || action == VMB_ACTION_VANISHED)
         return zero_range(disk, offset, length, error);
+    if (disk->backup->synthetic && !(disk->window->empty && action == VMB_ACTION_SKIP))
+        return copy_range(disk, offset, length, error);
     vmb_progress_advance(disk->backup->progress, length, 0);
     return TRUE;
 }
@@ -277,19 +355,65 @@ plan_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, 
             guint64 *contradicted, GError **error)
 {
     const VmbDiskBackup *backup = disk->backup;
-    if (is_incremental(disk)) {
+    if (has_parent(disk)) {
+        gboolean digests = (backup->compare || backup->synthetic) && !disk->surveying;
         disk->beyond = (VmbChainWindow){.offset = offset, .empty = TRUE};
         disk->window = &disk->beyond;
         guint64 index = offset / VMB_QCOW2_L2_SPAN;
         if (offset < backup->parent_size &&
-            !(backup->compare ? vmb_chain_window(backup->parent, index, &disk->window, error)
-                              : vmb_chain_map(backup->parent, index, &disk->window, error)))
+            !(digests ? vmb_chain_window(backup->parent, index, &disk->window, error)
+                      : vmb_chain_map(backup->parent, index, &disk->window, error)))
             return FALSE;
     }
     *any = vmb_disk_backup_plan(offset, blocks_of_window(disk, offset), disk->size, extents,
                                 disk->dirty_from, disk->suspect_from, disk->window, actions,
                                 contradicted);
     return TRUE;
+}
+
+/* ---- damage ---- */
+
+/* Where the layer that is seen is the damaged one; what a newer one holds there has been mended before. */
+static gboolean
+is_damaged(const Disk *disk, guint64 offset, const VmbBlock *block)
+{
+    for (guint i = 0; disk->backup->damaged != NULL && i < disk->backup->damaged->len; i++) {
+        const VmbDamagedRange *range = &g_array_index(disk->backup->damaged, VmbDamagedRange, i);
+        if (range->layer == block->layer && holds_data(block) &&
+            range->offset < offset + VMB_BLOCK_SIZE && offset < range->offset + range->length)
+            return TRUE;
+    }
+    return FALSE;
+}
+
+static gboolean
+touches_damage(const Disk *disk, guint64 offset, guint64 end)
+{
+    for (guint i = 0; disk->backup->damaged != NULL && i < disk->backup->damaged->len; i++) {
+        const VmbDamagedRange *range = &g_array_index(disk->backup->damaged, VmbDamagedRange, i);
+        if (range->offset < end && offset < range->offset + range->length)
+            return TRUE;
+    }
+    return FALSE;
+}
+
+/* Damaged blocks count as changed, and not as known. */
+static void
+heal_window(Disk *disk, guint64 offset, guint n_blocks, guint8 *actions, gboolean *any)
+{
+    if (!has_parent(disk) ||
+        !touches_damage(disk, offset, offset + (guint64)n_blocks * VMB_BLOCK_SIZE))
+        return;
+    for (guint b = 0; b < MIN(n_blocks, disk->window->n_blocks); b++) {
+        VmbBlock *block = &disk->window->blocks[b];
+        if (!is_damaged(disk, offset + (guint64)b * VMB_BLOCK_SIZE, block))
+            continue;
+        disk->backup->healed++;
+        memset(block->digest, 0, VMB_DIGEST_SIZE);
+        if (actions[b] == VMB_ACTION_TRUST || actions[b] == VMB_ACTION_SKIP)
+            actions[b] = VMB_ACTION_READ;
+        *any = TRUE;
+    }
 }
 
 /* ---- testing the bitmap ---- */
@@ -344,8 +468,10 @@ do_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, GE
 {
     guint n_blocks = blocks_of_window(disk, offset);
     gboolean any;
-    if (!plan_window(disk, offset, extents, actions, &any, &disk->contradicted, error) ||
-        !test_bitmap(disk, offset, n_blocks, actions, error))
+    if (!plan_window(disk, offset, extents, actions, &any, &disk->contradicted, error))
+        return FALSE;
+    heal_window(disk, offset, n_blocks, actions, &any);
+    if (!test_bitmap(disk, offset, n_blocks, actions, error))
         return FALSE;
     if (!any)
         return act(disk, offset, (guint64)n_blocks * VMB_BLOCK_SIZE, VMB_ACTION_SKIP, error);
@@ -424,10 +550,12 @@ survey_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions
 static gboolean
 survey(Disk *disk, GError **error)
 {
-    if (!is_incremental(disk) || disk->backup->unit == 0)
+    if (!has_parent(disk) || disk->backup->unit == 0)
         return TRUE;
+    disk->surveying = TRUE;
     if (!each_window(disk, survey_window, error))
         return FALSE;
+    disk->surveying = FALSE;
     disk->suspect_from = disk->survey.shrank ? 0 : disk->survey.suspect_from;
     return TRUE;
 }
@@ -443,6 +571,12 @@ read_disk(Disk *disk, GError **error)
 /* ---- putting it together ---- */
 
 static gboolean
+may_hold_frames(const VmbDiskBackup *backup)
+{
+    return backup->compress_level != VMB_COMPRESS_NONE || backup->parent_frames;
+}
+
+static gboolean
 finish(Disk *disk, VmbManifestDisk *entry, GError **error)
 {
     VmbQcow2Summary summary;
@@ -451,7 +585,7 @@ finish(Disk *disk, VmbManifestDisk *entry, GError **error)
                                   error))
         return FALSE;
     entry->image_size = summary.file_size;
-    entry->compressed = disk->backup->compress_level != VMB_COMPRESS_NONE;
+    entry->compressed = may_hold_frames(disk->backup);
     entry->data_blocks = summary.data_blocks;
     entry->zero_blocks = summary.zero_blocks;
     entry->stored_bytes = summary.stored_bytes;
@@ -487,16 +621,17 @@ open_reader(const VmbDiskBackup *backup, guint64 size, GError **error)
 }
 
 gboolean
-vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *entry, guint64 *contradicted,
+vmb_disk_backup(VmbDiskBackup *backup, VmbManifestDisk *entry, guint64 *contradicted,
                 GError **error)
 {
     g_autoptr(GError) read_error = NULL;
     Disk disk = {.backup = backup, .size = vmb_round_up(backup->size, 512),
                  .read_error = &read_error};
-    VmbQcow2WriterOptions image = {disk.size, backup->compress_level != VMB_COMPRESS_NONE,
-                                   backup->backing_file, backup->label};
+    VmbQcow2WriterOptions image = {disk.size, may_hold_frames(backup), backup->backing_file,
+                                   backup->label};
     VmbPipelineConfig config = {.worker_new = worker_new, .worker_free = worker_free,
                                 .work = encode, .emit = emit, .user = &disk};
+    backup->copied = backup->healed = 0;
     disk.dirty_from = disk.suspect_from = disk.survey.suspect_from = G_MAXUINT64;
     if (backup->compare)
         disk.suspect_from = 0;
@@ -530,9 +665,10 @@ vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *entry, guint64 *co
 gboolean
 vmb_disk_backup_nothing(const VmbDiskBackup *backup, VmbManifestDisk *entry, GError **error)
 {
-    Disk disk = {.backup = backup, .size = vmb_round_up(backup->size, 512)};
-    VmbQcow2WriterOptions image = {disk.size, backup->compress_level != VMB_COMPRESS_NONE,
-                                   backup->backing_file, backup->label};
+    VmbDiskBackup none = *backup;
+    Disk disk = {.backup = &none, .size = vmb_round_up(backup->size, 512)};
+    VmbQcow2WriterOptions image = {disk.size, may_hold_frames(backup), backup->backing_file,
+                                   backup->label};
     g_autoptr(VmbQcow2Writer) writer = vmb_qcow2_writer_new(backup->image_fd, &image, error);
     if (writer == NULL)
         return FALSE;

@@ -11,6 +11,10 @@ typedef struct {
     const char *socket, *export_name;
     const char *dirty_context;  /* NULL: a full, or compare */
     VmbChain *parent;           /* the parent's chain; NULL for a full */
+    gboolean synthetic;         /* a full: what has not changed is copied from the parent, which was opened
+                                 * with digests; backing_file is NULL */
+    gboolean parent_frames;     /* synthetic: some of the chain's images hold zstd frames */
+    const GArray *damaged;      /* VmbDamagedRange of the parent; NULL: none is known */
     gboolean compare;           /* everything is read, and what differs from the parent is stored; the
                                  * parent was opened with digests, otherwise without */
     guint64 parent_size;        /* bytes */
@@ -25,12 +29,20 @@ typedef struct {
     void (*on_stall)(gpointer data);
     gpointer stall_data;
     VmbProgress *progress;      /* may be NULL */
+    guint64 copied;             /* out: bytes of guest data that were copied from the parent */
+    guint64 healed;             /* out: blocks that were read because they are damaged in the parent */
 } VmbDiskBackup;
+
+/* Blocks of one layer of the parent that cannot be relied upon. */
+typedef struct {
+    guint layer;            /* 0: the newest */
+    guint64 offset, length; /* of the disk, bytes */
+} VmbDamagedRange;
 
 /* Reads, encodes and writes; fills sizes, counts and digests of @disk. *@contradicted gets the bytes that
  * the bitmap calls clean, that read as zero, and where the parent holds data. No fsync. A bitmap that the
  * disk contradicts is VMB_ERROR_NO_INCREMENTAL, a parent that cannot be read VMB_ERROR_DAMAGE. */
-gboolean vmb_disk_backup(const VmbDiskBackup *backup, VmbManifestDisk *disk, guint64 *contradicted,
+gboolean vmb_disk_backup(VmbDiskBackup *backup, VmbManifestDisk *disk, guint64 *contradicted,
                          GError **error);
 
 /* The same for a disk that is known not to have changed: nothing is read, and an empty increment is written.

@@ -2,6 +2,7 @@
 /* Which disks a backup takes, at which level, by which method, and why. */
 #include "job/plan.h"
 #include "job/chain-files.h"
+#include "repo/state.h"
 #include "util/error.h"
 #include "virt/bitmap-state.h"
 #include "virt/checkpoint.h"
@@ -95,16 +96,35 @@ skip(VmbPlan *plan, const VmbDiskInfo *info, VmbReasonCode why, const char *doma
                    vmb_reason_meaning(why));
 }
 
+/* Something that everything else of the point depends on was found damaged by a verification. */
+static gboolean
+metadata_is_damaged(const GArray *links, const char *domain, char **detail)
+{
+    for (guint i = 0; i < links->len; i++) {
+        VmbPoint *point = g_array_index(links, VmbChainLink, i).point;
+        g_auto(VmbPointState) state = {0};
+        if (vmb_point_state_read(point, &state, NULL) && state.metadata_damaged) {
+            *detail = g_strdup_printf("verification found tables or digests of %s/%s damaged",
+                                      domain, point->id);
+            return TRUE;
+        }
+    }
+    return FALSE;
+}
+
 /* The parent must be readable as a chain before anything is built on it. With @digests they are read
  * to the end and checked, for a comparison to rely upon. */
 static gboolean
 parent_is_sound(GPtrArray *points, const VmbPlanDisk *disk, const char *domain, gboolean digests,
                 guint *length, GError **error)
 {
+    g_autofree char *damage = NULL;
     g_autoptr(GArray) links = vmb_repo_chain(points, disk->parent, disk->info->id, error);
     if (links == NULL)
         return FALSE;
     *length = links->len;
+    if (metadata_is_damaged(links, domain, &damage))
+        return vmb_error_set(error, VMB_ERROR_DAMAGE, "%s", damage);
     if (digests)
         return vmb_chain_files_check_digests(links, domain, error);
     g_autoptr(VmbChainFiles) files = vmb_chain_files_open(links, domain, FALSE, TRUE, error);
@@ -119,18 +139,7 @@ make_full(VmbPlanDisk *disk, VmbReasonCode reason)
     disk->reason = reason;
     disk->parent = NULL;
     disk->parent_disk = NULL;
-    disk->unchanged = FALSE;
-}
-
-/* Tests have no time for as many points. */
-static guint
-max_chain(void)
-{
-    const char *value = g_getenv("VMBACKUP_TEST_MAX_CHAIN");
-    guint64 length = VMB_MAX_CHAIN;
-    if (value != NULL)
-        g_ascii_string_to_unsigned(value, 10, 1, VMB_MAX_CHAIN, &length, NULL);
-    return (guint)length;
+    disk->unchanged = disk->synthetic = FALSE;
 }
 
 /* What no comparison can mend; VMB_N_REASONS if there is a parent to build on. *@detail may get a
@@ -149,7 +158,8 @@ why_full(const VmbBackupOptions *options, const VmbPlanDisk *disk, GPtrArray *po
         *detail = g_strdup(error->message);
         return VMB_REASON_PARENT_DAMAGED;
     }
-    return length >= max_chain() ? VMB_REASON_CHAIN_LIMIT : VMB_N_REASONS;
+    guint most = options->max_chain > 0 ? options->max_chain : VMB_MAX_CHAIN;
+    return length >= most ? VMB_REASON_CHAIN_LIMIT : VMB_N_REASONS;
 }
 
 /* Why no bitmap can say what changed, as far as that is plain without asking libvirt. */
@@ -179,7 +189,8 @@ do_without_bitmap(const VmbBackupOptions *options, VmbPlanDisk *disk, GPtrArray 
 {
     g_autoptr(GError) error = NULL;
     guint length = 0;
-    if (options->no_compare) {
+    if (options->no_compare || disk->at_limit) {
+        /* At the limit of its chain it would be read whole, and still be a full. */
         make_full(disk, reason);
     } else if (!parent_is_sound(points, disk, domain, TRUE, &length, &error)) {
         g_free(*detail);
@@ -340,6 +351,28 @@ report_removed(const VmbDomainInfo *info, GPtrArray *points, const char *domain,
     }
 }
 
+/* A chain at its limit whose bitmap is good becomes a full without being read whole. */
+static void
+settle_limits(Planning *planning)
+{
+    for (guint i = 0; i < planning->plan->disks->len; i++) {
+        VmbPlanDisk *disk = planning->plan->disks->pdata[i];
+        g_autoptr(GError) error = NULL;
+        guint length = 0;
+        if (!disk->at_limit || disk->level == VMB_LEVEL_FULL)
+            continue;
+        if (parent_is_sound(planning->points, disk, planning->name, TRUE, &length, &error)) {
+            disk->level = VMB_LEVEL_FULL;
+            disk->reason = VMB_REASON_CHAIN_LIMIT;
+            disk->synthetic = TRUE;
+            continue;
+        }
+        g_free(planning->details->pdata[i]);
+        planning->details->pdata[i] = g_strdup(error->message);
+        make_full(disk, VMB_REASON_PARENT_DAMAGED);
+    }
+}
+
 static VmbPlanDisk *
 plan_disk(const Planning *planning, const VmbDiskInfo *info, char **detail)
 {
@@ -350,10 +383,12 @@ plan_disk(const Planning *planning, const VmbDiskInfo *info, char **detail)
     disk->level = VMB_LEVEL_INCREMENTAL;
     disk->method = VMB_METHOD_BITMAP;
     disk->reason = why_full(planning->options, disk, planning->points, planning->name, detail);
-    if (disk->reason != VMB_N_REASONS) {
+    disk->at_limit = disk->reason == VMB_REASON_CHAIN_LIMIT;
+    if (disk->reason != VMB_N_REASONS && !disk->at_limit) {
         make_full(disk, disk->reason);
         return disk;
     }
+    disk->reason = VMB_N_REASONS;
     if (is_unchanged(planning, disk)) {
         disk->method = VMB_METHOD_OFFLINE;
         disk->unchanged = TRUE;
@@ -404,6 +439,7 @@ vmb_plan_new(const VmbBackupOptions *options, VmbDomain *domain, const VmbDomain
         look_at_stored_bitmaps(&planning);
     else if (!validate_checkpoints(&planning, error))
         return NULL;
+    settle_limits(&planning);
     for (guint i = 0; i < plan->disks->len; i++) {
         report_renamed(plan->disks->pdata[i], planning.name, reasons);
         if (!report_disk(plan->disks->pdata[i], options, planning.name, details->pdata[i], reasons,

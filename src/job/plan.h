@@ -4,10 +4,6 @@
 #include "job/backup.h"
 #include "job/source-layers.h"
 
-/* A chain grows to so many images before the next point begins a new one. QEMU opens more, but
- * libvirt refuses 200, and every layer costs time and memory at a restore. */
-#define VMB_MAX_CHAIN 60
-
 typedef struct {
     const VmbDiskInfo *info;   /* borrowed from the plan's domain info */
     VmbLevel level;
@@ -15,8 +11,10 @@ typedef struct {
                                 * bitmap of a shut-off domain */
     VmbReasonCode reason;      /* why full or compared; VMB_N_REASONS for one by bitmap */
     GPtrArray *layers;         /* VmbSourceLayer now */
-    VmbPoint *parent;          /* borrowed from the points; NULL for a full */
+    VmbPoint *parent;          /* borrowed from the points; NULL for a full that is not synthetic */
     const VmbManifestDisk *parent_disk;
+    gboolean at_limit;         /* its chain is as long as it may be */
+    gboolean synthetic;        /* so it becomes a full: what has not changed is taken from the chain */
     gboolean unchanged;        /* offline: the image is just as it was for the parent, and is not read */
     gboolean clean;            /* offline: its bitmap says that nothing has changed */
 } VmbPlanDisk;

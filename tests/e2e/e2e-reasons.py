@@ -214,7 +214,7 @@ def chain_limit(t):
     scene = Scene(t)
     for _ in range(2):
         scene.backup()
-    return scene, scene.backup(VMBACKUP_TEST_MAX_CHAIN=2)
+    return scene, scene.backup("--max-chain", "2")
 
 
 @provokes("spot-check-failed")
