@@ -209,6 +209,21 @@ def parent_damaged(t):
     return scene, scene.backup()
 
 
+@provokes("damage-healed")
+def damage_healed(t):
+    """A block of the newest point is flipped, and a verification finds it."""
+    scene = Scene(t)
+    scene.write(length=MIB)
+    scene.backup()
+    with open(scene.point("vda.qcow2"), "r+b") as file:
+        content = file.read()
+        at = content.index(bytes([0x28, 0xb5, 0x2f, 0xfd])) + 12  # inside of a zstd frame
+        file.seek(at)
+        file.write(bytes([content[at] ^ 1]))
+    scene.tool.run("verify").expect(4)
+    return scene, scene.backup()
+
+
 @provokes("chain-limit")
 def chain_limit(t):
     scene = Scene(t)
