@@ -31,6 +31,9 @@ static const VmbVerb verbs[] = {
     {"protect", "keep points from being dropped, and tag them", "DOMAIN/POINT...",
      "  vmbackup -r /backup protect web01/latest\n"
      "  vmbackup -r /backup protect web01/20261121 --off\n", vmb_verb_protect},
+    {"copy", "copy points into another repository", "[DOMAIN[/POINT]]...",
+     "  vmbackup -r /backup copy --to /mnt/usb/backup\n"
+     "  vmbackup -r /backup copy web01/latest --to /offsite\n", vmb_verb_copy},
     {"doctor", "say what stands in the way of backups, and tidy up after dead runs", "[DOMAIN]...",
      "  vmbackup -r /backup doctor web01\n"
      "  vmbackup -r /backup doctor --repair\n", vmb_verb_doctor},

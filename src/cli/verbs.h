@@ -9,6 +9,7 @@ int vmb_verb_list(VmbCommand *command);
 int vmb_verb_show(VmbCommand *command);
 int vmb_verb_verify(VmbCommand *command);
 int vmb_verb_restore(VmbCommand *command);
+int vmb_verb_copy(VmbCommand *command);
 int vmb_verb_doctor(VmbCommand *command);
 int vmb_verb_protect(VmbCommand *command);
 int vmb_verb_release(VmbCommand *command);

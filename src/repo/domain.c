@@ -173,6 +173,20 @@ vmb_repo_domain_next_sequence(VmbRepoDomain *domain, guint64 *sequence, GError *
     return write_sequence(domain, *sequence, error);
 }
 
+guint64
+vmb_repo_domain_highest_sequence(VmbRepoDomain *domain)
+{
+    guint64 stored = 0;
+    return vmb_repo_domain_read_sequence(domain, &stored, NULL) ? stored : 0;
+}
+
+gboolean
+vmb_repo_domain_raise_sequence(VmbRepoDomain *domain, guint64 sequence, GError **error)
+{
+    return vmb_repo_domain_highest_sequence(domain) >= sequence ||
+           write_sequence(domain, sequence, error);
+}
+
 /* Links of this domain under names that it no longer has. */
 static void
 remove_old_links(int by_name, const char *target, const char *name)

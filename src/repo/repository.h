@@ -50,6 +50,10 @@ const char *vmb_repo_domain_uuid(VmbRepoDomain *domain);
 /* domains/<uuid>/sequence: highest number ever used; taken and raised durably under the writer
  * lock; never lower than any point's. */
 gboolean vmb_repo_domain_next_sequence(VmbRepoDomain *domain, guint64 *sequence, GError **error);
+/* The highest number ever used, as far as the file tells; 0 if it tells nothing. And: points up to
+ * @sequence come from elsewhere; durable. */
+guint64 vmb_repo_domain_highest_sequence(VmbRepoDomain *domain);
+gboolean vmb_repo_domain_raise_sequence(VmbRepoDomain *domain, guint64 sequence, GError **error);
 /* Makes by-name/NAME point here, for people; a failure is only a warning. */
 void vmb_repo_domain_link_name(VmbRepoDomain *domain, const char *name);
 
