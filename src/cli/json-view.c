@@ -14,38 +14,103 @@ vmb_view_new(const char *type)
     return object;
 }
 
+/* Time, or null for 0. */
+static void
+add_time(VmbJson *object, const char *key, gint64 time_ns)
+{
+    g_autofree char *time = time_ns != 0 ? vmb_units_format_time(time_ns) : NULL;
+    vmb_json_add_string(object, key, time);
+}
+
+static void
+add_bytes(VmbJson *object, const char *key, guint64 bytes)
+{
+    if (bytes != VMB_BYTES_UNKNOWN)
+        vmb_json_add_uint(object, key, bytes);
+    else
+        vmb_json_add(object, key, NULL);
+}
+
+/* A point without its disks. */
+typedef struct {
+    const char *id, *domain, *uuid;
+    guint64 sequence, stored;
+    gint64 time_ns;
+    VmbLevel level;
+    VmbConsistency consistency;
+} Head;
+
 static VmbJson *
-view_disk(const VmbManifestDisk *disk)
+view_head(const Head *head)
 {
     VmbJson *object = json_object_new_object();
-    vmb_json_add_string(object, "target", disk->target);
-    vmb_json_add_string(object, "id", disk->id);
-    vmb_json_add_uint(object, "size", disk->size);
-    vmb_json_add_string(object, "level", vmb_level_name(disk->level));
-    vmb_json_add_string(object, "method", vmb_method_name(disk->method));
+    g_autofree char *time = vmb_units_format_time(head->time_ns);
+    vmb_json_add_string(object, "id", head->id);
+    vmb_json_add_uint(object, "sequence", head->sequence);
+    vmb_json_add_string(object, "domain", head->domain);
+    vmb_json_add_string(object, "uuid", head->uuid);
+    vmb_json_add_string(object, "time", time);
+    vmb_json_add_string(object, "level", vmb_level_name(head->level));
+    vmb_json_add_string(object, "consistency", vmb_consistency_name(head->consistency));
+    vmb_json_add_uint(object, "stored", head->stored);
+    return object;
+}
+
+/* Manifest and summary have different structures for the same. */
+#define VIEW_DISK(disk)                                                                            \
+    view_disk((disk)->target, (disk)->id, (disk)->size, (disk)->level, (disk)->method,             \
+              (disk)->reason, (disk)->parent, (disk)->image_size)
+
+static VmbJson *
+view_disk(const char *target, const char *id, guint64 size, VmbLevel level, VmbMethod method,
+          VmbReasonCode reason, const char *parent, guint64 stored)
+{
+    VmbJson *object = json_object_new_object();
+    vmb_json_add_string(object, "target", target);
+    vmb_json_add_string(object, "id", id);
+    vmb_json_add_uint(object, "size", size);
+    vmb_json_add_string(object, "level", vmb_level_name(level));
+    vmb_json_add_string(object, "method", vmb_method_name(method));
     vmb_json_add_string(object, "reason",
-                        disk->reason < VMB_N_REASONS ? vmb_reason_name(disk->reason) : NULL);
-    vmb_json_add_string(object, "parent", disk->parent);
-    vmb_json_add_uint(object, "stored", disk->image_size);
+                        reason < VMB_N_REASONS ? vmb_reason_name(reason) : NULL);
+    vmb_json_add_string(object, "parent", parent);
+    vmb_json_add_uint(object, "stored", stored);
     return object;
 }
 
 VmbJson *
 vmb_view_point(const VmbManifest *manifest)
 {
-    VmbJson *object = json_object_new_object();
-    VmbJson *disks = json_object_new_array();
-    g_autofree char *time = vmb_units_format_time(manifest->time_ns);
-    vmb_json_add_string(object, "id", manifest->id);
-    vmb_json_add_uint(object, "sequence", manifest->sequence);
-    vmb_json_add_string(object, "domain", manifest->domain);
-    vmb_json_add_string(object, "uuid", manifest->uuid);
-    vmb_json_add_string(object, "time", time);
-    vmb_json_add_string(object, "level", vmb_level_name(manifest->level));
-    vmb_json_add_string(object, "consistency", vmb_consistency_name(manifest->consistency));
-    vmb_json_add_uint(object, "stored", vmb_manifest_stored(manifest));
-    for (guint i = 0; i < manifest->disks->len; i++)
-        json_object_array_add(disks, view_disk(g_ptr_array_index(manifest->disks, i)));
+    Head head = {manifest->id,       manifest->domain,  manifest->uuid,
+                 manifest->sequence, vmb_manifest_stored(manifest),
+                 manifest->time_ns,  manifest->level,   manifest->consistency};
+    VmbJson *object = view_head(&head), *disks = json_object_new_array();
+    for (guint i = 0; i < manifest->disks->len; i++) {
+        const VmbManifestDisk *disk = g_ptr_array_index(manifest->disks, i);
+        json_object_array_add(disks, VIEW_DISK(disk));
+    }
+    vmb_json_add(object, "disks", disks);
+    return object;
+}
+
+VmbJson *
+vmb_view_summary(const VmbSummary *point, const char *uuid, guint64 frees)
+{
+    Head head = {point->id,       point->domain, uuid,
+                 point->sequence, vmb_summary_stored(point),
+                 point->time_ns,  point->level,  point->consistency};
+    VmbJson *object = view_head(&head);
+    VmbJson *disks = json_object_new_array(), *tags = json_object_new_array();
+    add_bytes(object, "frees", frees);
+    vmb_json_add_bool(object, "protected", point->is_protected || point->state_unreadable);
+    for (gsize i = 0; point->tags[i] != NULL; i++)
+        json_object_array_add(tags, json_object_new_string(point->tags[i]));
+    vmb_json_add(object, "tags", tags);
+    add_time(object, "verified", point->verified_ns);
+    add_time(object, "checked", point->checked_ns);
+    vmb_json_add_string(object, "verify_result", point->verify_result);
+    for (guint i = 0; i < point->n_disks; i++)
+        json_object_array_add(disks, VIEW_DISK(&point->disks[i]));
     vmb_json_add(object, "disks", disks);
     return object;
 }
@@ -121,9 +186,7 @@ VmbJson *
 vmb_view_state(const VmbPointState *state)
 {
     VmbJson *object = json_object_new_object();
-    g_autofree char *time =
-        state->verified_ns != 0 ? vmb_units_format_time(state->verified_ns) : NULL;
-    vmb_json_add_string(object, "verified", time);
+    add_time(object, "verified", state->verified_ns);
     vmb_json_add_string(object, "result", state->verify_result);
     vmb_json_add_bool(object, "protected", state->is_protected);
     vmb_json_add(object, "tags", vmb_view_tags(state));

@@ -2,7 +2,7 @@
 /* The shapes of --json: what scripts rely on, in one place. */
 #pragma once
 #include "repo/check.h"
-#include "repo/state.h"
+#include "repo/summary.h"
 
 #define VMB_JSON_SCHEMA 1
 
@@ -13,6 +13,8 @@ VmbJson *vmb_view_new(const char *type);
 
 /* A point as in `list`: id, sequence, domain, uuid, time, level, consistency, stored, disks. */
 VmbJson *vmb_view_point(const VmbManifest *manifest);
+/* The same, and frees (@frees; null: not known), protected, tags, verified, checked, verify_result. */
+VmbJson *vmb_view_summary(const VmbSummary *point, const char *uuid, guint64 frees);
 
 /* A point that cannot be read: id, domain (may be NULL), uuid, damaged, error. @id may be NULL. */
 VmbJson *vmb_view_damaged(const char *id, const char *domain, const char *uuid,

@@ -6,9 +6,11 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 static GMutex lock;
-static int first_errno; /* of a write that failed */
+static int first_errno;      /* of a write that failed */
+static gboolean any_element; /* of the list that is being written */
 static void (*hook_before)(void);
 static void (*hook_after)(void);
 
@@ -54,13 +56,21 @@ vmb_output_text(const char *text)
     put(text, "", FALSE);
 }
 
+/* Takes @object. */
+static char *
+json_text(VmbJson *object, int flags)
+{
+    char *text = vmb_text_json_ascii_controls(
+        json_object_to_json_string_ext(object, flags | JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_put(object);
+    return text;
+}
+
 static void
 put_json(VmbJson *object, int flags)
 {
-    g_autofree char *text = vmb_text_json_ascii_controls(
-        json_object_to_json_string_ext(object, flags | JSON_C_TO_STRING_NOSLASHESCAPE));
+    g_autofree char *text = json_text(object, flags);
     put(text, "\n", TRUE);
-    json_object_put(object);
 }
 
 void
@@ -73,6 +83,30 @@ void
 vmb_output_json_document(VmbJson *object)
 {
     put_json(object, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED);
+}
+
+void
+vmb_output_json_open(VmbJson *head, const char *key)
+{
+    g_autofree char *text = json_text(head, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED);
+    g_autofree char *end = g_strdup_printf(",\n  \"%s\": [", key);
+    text[strlen(text) - strlen("\n}")] = '\0';
+    any_element = FALSE;
+    put(text, end, FALSE);
+}
+
+void
+vmb_output_json_element(VmbJson *object)
+{
+    g_autofree char *text = json_text(object, JSON_C_TO_STRING_SPACED);
+    put(any_element ? ",\n    " : "\n    ", text, FALSE);
+    any_element = TRUE;
+}
+
+void
+vmb_output_json_close(void)
+{
+    put(any_element ? "\n  ]\n}" : "]\n}", "\n", TRUE);
 }
 
 gboolean

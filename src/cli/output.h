@@ -17,5 +17,11 @@ void vmb_output_text(const char *text);
 void vmb_output_json_line(VmbJson *object);
 void vmb_output_json_document(VmbJson *object);
 
+/* The same for a document that ends in a list of any length: what @head (taken) has, then the list @key,
+ * whose elements (taken) follow one by one, each on a line. */
+void vmb_output_json_open(VmbJson *head, const char *key);
+void vmb_output_json_element(VmbJson *object);
+void vmb_output_json_close(void);
+
 /* Flushes. Errors: VMB_ERROR_FAILED or VMB_ERROR_NO_SPACE if anything could not be written. */
 gboolean vmb_output_finish(GError **error);

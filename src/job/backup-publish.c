@@ -2,6 +2,7 @@
 /* Step 9 of a backup: the job ends, the point is published, old checkpoints go. */
 #include "job/backup-offline.h"
 #include "job/reconcile.h"
+#include "repo/catalog.h"
 #include "repo/journal.h"
 #include "util/error.h"
 #include "util/fault.h"
@@ -116,6 +117,7 @@ vmb_backup_publish(VmbBackupRun *run, GError **error)
     }
     vmb_repo_domain_link_name(run->repo_domain, manifest->domain);
     retire(run);
+    vmb_catalog_refresh(run->repo_domain);
     if (thaw_is_in_doubt(run))
         return vmb_error_set(error, VMB_ERROR_FAILED,
                              "%s: the point %s is whole, but the guest has not confirmed its thaw; "

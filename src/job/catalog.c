@@ -3,10 +3,12 @@
 #include "job/catalog.h"
 #include "repo/layout.h"
 #include "util/error.h"
+#include "util/parallel.h"
+#include "util/text.h"
 
 #include <string.h>
 
-#define MAX_MANIFEST (64 * 1024 * 1024)
+#define THREADS 8 /* a server or a disk may be slow to answer */
 
 static void
 catalog_domain_free(gpointer data)
@@ -14,33 +16,49 @@ catalog_domain_free(gpointer data)
     VmbCatalogDomain *domain = data;
     g_free(domain->uuid);
     g_free(domain->name);
+    g_free(domain->frees);
     g_clear_pointer(&domain->points, g_ptr_array_unref);
+    g_clear_pointer(&domain->retired, g_ptr_array_unref);
     g_clear_error(&domain->damage);
     g_free(domain);
 }
 
-static VmbCatalogDomain *
-read_domain(VmbRepository *repository, const char *uuid)
+/* Takes what is in @all. */
+static void
+sort_out(VmbCatalogDomain *entry, GPtrArray *all)
 {
-    VmbCatalogDomain *entry = g_new0(VmbCatalogDomain, 1);
-    entry->uuid = g_strdup(uuid);
-    g_autoptr(VmbRepoDomain) domain = vmb_repo_domain_open(repository, uuid, FALSE, &entry->damage);
-    if (domain != NULL)
-        entry->points = vmb_repo_domain_points(domain, &entry->damage);
-    if (entry->points == NULL)
-        entry->points = g_ptr_array_new();
-    for (guint i = 0; i < entry->points->len; i++) {
-        const VmbPoint *point = g_ptr_array_index(entry->points, i);
+    const char *name = NULL;
+    g_autofree guint64 *frees = g_new(guint64, all->len);
+    vmb_summaries_frees(all, frees);
+    entry->frees = g_new(guint64, all->len);
+    g_ptr_array_set_free_func(all, NULL);
+    for (guint i = 0; i < all->len; i++) {
+        VmbSummary *point = all->pdata[i];
         if (point->retired) {
-            g_ptr_array_remove_index(entry->points, i--);
+            g_ptr_array_add(entry->retired, point);
             continue;
         }
-        if (point->manifest == NULL)
-            continue;
-        g_free(entry->name);
-        entry->name = g_strdup(point->manifest->domain);
+        entry->frees[entry->points->len] = frees[i];
+        g_ptr_array_add(entry->points, point);
+        if (point->damage == NULL)
+            name = point->domain;
     }
-    return entry;
+    entry->name = g_strdup(name);
+}
+
+static void
+read_domain(gpointer item, gpointer user)
+{
+    VmbCatalogDomain *entry = item;
+    g_autoptr(VmbRepoDomain) domain =
+        vmb_repo_domain_open(user, entry->uuid, FALSE, &entry->damage);
+    g_autoptr(GPtrArray) all =
+        domain != NULL ? vmb_repo_domain_summaries(domain, VMB_SUMMARIES_CHECKED, &entry->damage)
+                       : NULL;
+    entry->points = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_summary_free);
+    entry->retired = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_summary_free);
+    if (all != NULL)
+        sort_out(entry, all);
 }
 
 static int
@@ -52,15 +70,18 @@ compare_names(gconstpointer a, gconstpointer b)
     return order != 0 ? order : strcmp(left->uuid, right->uuid);
 }
 
+/* Those that share a name as well: listing may show them all. */
 static GPtrArray *
 wanted_uuids(VmbRepository *repository, const char *domain, GError **error)
 {
     if (domain == NULL)
         return vmb_repository_domains(repository, error);
-    GPtrArray *named = vmb_repository_domains_named(repository, domain, error);
-    if (named == NULL || named->len > 1)
-        return named;
-    g_ptr_array_unref(named);
+    g_autoptr(GPtrArray) named = vmb_repository_domains_named(repository, domain, error);
+    if (named == NULL)
+        return NULL;
+    g_autofree char *lower = g_ascii_strdown(domain, -1);
+    if (named->len > 1 || (named->len == 1 && !vmb_text_is_uuid(lower)))
+        return g_steal_pointer(&named);
     char *uuid = vmb_repository_find_domain(repository, domain, error);
     if (uuid == NULL)
         return NULL;
@@ -70,17 +91,18 @@ wanted_uuids(VmbRepository *repository, const char *domain, GError **error)
 }
 
 GPtrArray *
-vmb_catalog_read(const char *path, const char *domain, GError **error)
+vmb_catalog_read(VmbRepository *repository, const char *domain, GError **error)
 {
-    g_autoptr(VmbRepository) repository = vmb_repository_open(path, error);
-    if (repository == NULL)
-        return NULL;
     g_autoptr(GPtrArray) uuids = wanted_uuids(repository, domain, error);
     if (uuids == NULL)
         return NULL;
     GPtrArray *entries = g_ptr_array_new_with_free_func(catalog_domain_free);
-    for (guint i = 0; i < uuids->len; i++)
-        g_ptr_array_add(entries, read_domain(repository, g_ptr_array_index(uuids, i)));
+    for (guint i = 0; i < uuids->len; i++) {
+        VmbCatalogDomain *entry = g_new0(VmbCatalogDomain, 1);
+        entry->uuid = g_strdup(uuids->pdata[i]);
+        g_ptr_array_add(entries, entry);
+    }
+    vmb_parallel_run(entries, THREADS, read_domain, repository);
     g_ptr_array_sort(entries, compare_names);
     return entries;
 }
@@ -113,8 +135,8 @@ vmb_catalog_find(const char *path, const char *text, GError **error)
     g_autofree char *manifest = NULL;
     gsize length = 0;
     g_auto(VmbFd) dir = vmb_point_open_dir(entry->point, error);
-    if (dir < 0 ||
-        !vmb_fs_read_file(dir, VMB_LAYOUT_MANIFEST, MAX_MANIFEST, &manifest, &length, error))
+    if (dir < 0 || !vmb_fs_read_file(dir, VMB_LAYOUT_MANIFEST, VMB_MANIFEST_MAX_BYTES, &manifest,
+                                     &length, error))
         return NULL;
     entry->manifest = vmb_json_unseal(manifest, length, error);
     if (entry->manifest == NULL || !vmb_point_state_read(entry->point, &entry->state, error))

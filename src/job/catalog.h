@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What a repository holds, for listing and showing. */
 #pragma once
-#include "repo/state.h"
+#include "repo/summary.h"
 
 /* One domain of the repository. */
 typedef struct {
     char *uuid;
     char *name;        /* of the newest point that can be read; NULL if there is none */
-    GPtrArray *points; /* VmbPoint by sequence, damaged ones last; empty if @damage is set */
+    GPtrArray *points; /* VmbSummary by sequence, damaged ones last, no retired ones; empty if @damage is set */
+    guint64 *frees;    /* for each of them as by vmb_summaries_frees() */
+    GPtrArray *retired; /* VmbSummary: hidden, but still there */
     GError *damage;    /* its points could not be looked at */
 } VmbCatalogDomain;
 
 /* Domains in the order of their names. @domain: name or UUID of the only ones that are wanted; NULL:
  * all. GPtrArray of VmbCatalogDomain. Errors: as vmb_repository_open() and
  * vmb_repository_find_domain(). */
-GPtrArray *vmb_catalog_read(const char *repository, const char *domain, GError **error);
+GPtrArray *vmb_catalog_read(VmbRepository *repository, const char *domain, GError **error);
 
 /* One point with its state and its manifest as it is stored. */
 typedef struct {

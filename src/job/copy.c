@@ -2,6 +2,7 @@
 /* The story of a copy: points of one repository become points of another one. */
 #include "job/copy.h"
 #include "job/copy-private.h"
+#include "repo/catalog.h"
 #include "repo/layout.h"
 #include "repo/pins.h"
 #include "util/error.h"
@@ -262,7 +263,11 @@ copy_domain(const Copy *copy, const Wanted *wanted, GError **error)
         to != NULL ? vmb_lock_take(vmb_repo_domain_fd(to), VMB_LAYOUT_LOCK, TRUE, 0, what,
                                    copy->options->cancel, error)
                    : NULL;
-    return lock != NULL && copy_points(copy, wanted, from, to, points, name, error);
+    if (lock == NULL)
+        return FALSE;
+    gboolean ok = copy_points(copy, wanted, from, to, points, name, error);
+    vmb_catalog_refresh(to);
+    return ok;
 }
 
 /* ---- the whole ---- */

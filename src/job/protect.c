@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The story of a mark: points are protected from being dropped, or get tags. */
 #include "job/protect.h"
+#include "repo/catalog.h"
 #include "repo/pins.h"
 #include "util/error.h"
 
@@ -72,6 +73,19 @@ change_state(VmbPointState *state, gpointer user)
         vmb_point_state_add_tag(state, options->tags[i]);
 }
 
+static void
+refresh_catalogs(VmbRepository *repository, const GPtrArray *results)
+{
+    g_autoptr(GHashTable) done = g_hash_table_new(g_str_hash, g_str_equal);
+    for (guint i = 0; i < results->len; i++) {
+        char *uuid = ((VmbProtectResult *)results->pdata[i])->uuid;
+        g_autoptr(VmbRepoDomain) domain =
+            g_hash_table_add(done, uuid) ? vmb_repo_domain_open(repository, uuid, FALSE, NULL) : NULL;
+        if (domain != NULL)
+            vmb_catalog_refresh(domain);
+    }
+}
+
 /* Nobody drops a point while the list of points is locked, so that what is protected here stays. */
 static gboolean
 mark_point(const VmbProtectOptions *options, VmbRepository *repository, VmbProtectResult *result,
@@ -119,5 +133,6 @@ vmb_protect(const VmbProtectOptions *options, GError **error)
         VmbProtectResult *result = results->pdata[i];
         mark_point(options, repository, result, &result->error);
     }
+    refresh_catalogs(repository, results);
     return g_steal_pointer(&results);
 }

@@ -2,6 +2,7 @@
 /* The story of a verification: everything of a point is read back and compared with its digests. */
 #include "job/verify.h"
 #include "job/verify-disk.h"
+#include "repo/catalog.h"
 #include "repo/lock.h"
 #include "repo/state.h"
 #include "repo/layout.h"
@@ -116,7 +117,8 @@ verify_point(gpointer data, gpointer user)
 /* Each point once, however often it is named or stands behind another one. */
 typedef struct {
     GPtrArray *items;
-    GHashTable *seen; /* "UUID/ID" */
+    GHashTable *seen;  /* "UUID/ID" */
+    GHashTable *uuids; /* of the domains */
 } Collection;
 
 static void
@@ -124,6 +126,7 @@ add_item(Collection *all, GPtrArray *points, VmbPoint *point)
 {
     if (!g_hash_table_add(all->seen, g_strdup_printf("%s/%s", point->uuid, point->id)))
         return;
+    g_hash_table_add(all->uuids, g_strdup(point->uuid));
     Item *item = g_new0(Item, 1);
     item->points = g_ptr_array_ref(points);
     item->point = point;
@@ -187,6 +190,19 @@ collect(const VmbVerifyOptions *options, VmbRepository *repository, Collection *
     return domains != NULL;
 }
 
+static void
+refresh_catalogs(VmbRepository *repository, GHashTable *uuids)
+{
+    GHashTableIter iter;
+    gpointer uuid;
+    g_hash_table_iter_init(&iter, uuids);
+    while (g_hash_table_iter_next(&iter, &uuid, NULL)) {
+        g_autoptr(VmbRepoDomain) domain = vmb_repo_domain_open(repository, uuid, FALSE, NULL);
+        if (domain != NULL)
+            vmb_catalog_refresh(domain);
+    }
+}
+
 gboolean
 vmb_verify(const VmbVerifyOptions *options,
            void (*done)(const VmbVerifyResult *result, gpointer data), gpointer data,
@@ -195,7 +211,8 @@ vmb_verify(const VmbVerifyOptions *options,
     Verify verify = {.options = options, .done = done, .data = data};
     g_autoptr(GPtrArray) items = g_ptr_array_new_with_free_func((GDestroyNotify)item_free);
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    Collection all = {items, seen};
+    g_autoptr(GHashTable) uuids = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    Collection all = {items, seen, uuids};
     g_autoptr(VmbRepository) repository = vmb_repository_open(options->repository, error);
     if (repository == NULL || !collect(options, repository, &all, error))
         return FALSE;
@@ -203,6 +220,7 @@ vmb_verify(const VmbVerifyOptions *options,
     g_ptr_array_set_free_func(items, NULL); /* each is freed as soon as it is done */
     vmb_parallel_run(items, options->jobs, verify_point, &verify);
     g_mutex_clear(&verify.lock);
+    refresh_catalogs(repository, uuids);
     return !g_cancellable_is_cancelled(options->cancel) ||
            vmb_error_set(error, VMB_ERROR_CANCELLED, "the verification was cancelled");
 }

@@ -32,20 +32,28 @@ make_parts(int domains_fd, const char *uuid, GError **error)
 }
 
 static gboolean
-open_directory(VmbRepoDomain *domain, gboolean create, GError **error)
+make_directory(VmbRepoDomain *domain, const char *label, GError **error)
 {
-    g_autofree char *label = vmb_layout_path(domain->repository_path, NULL, NULL);
-    g_autoptr(GError) local = NULL;
     g_auto(VmbFd) domains = vmb_fs_open_beneath(domain->root_fd, VMB_LAYOUT_DOMAINS,
                                                 O_RDONLY | O_DIRECTORY, 0, label, error);
     if (domains < 0)
         return FALSE;
-    if (create && !make_parts(domains, domain->uuid, error)) {
-        g_prefix_error(error, "%s: ", label);
+    if (make_parts(domains, domain->uuid, error))
+        return TRUE;
+    g_prefix_error(error, "%s: ", label);
+    return FALSE;
+}
+
+static gboolean
+open_directory(VmbRepoDomain *domain, gboolean create, GError **error)
+{
+    g_autofree char *label = vmb_layout_path(domain->repository_path, NULL, NULL);
+    g_autofree char *path = vmb_layout_domain(domain->uuid);
+    g_autoptr(GError) local = NULL;
+    if (create && !make_directory(domain, label, error))
         return FALSE;
-    }
-    domain->fd =
-        vmb_fs_open_beneath(domains, domain->uuid, O_RDONLY | O_DIRECTORY, 0, label, &local);
+    domain->fd = vmb_fs_open_beneath(domain->root_fd, path, O_RDONLY | O_DIRECTORY, 0,
+                                     domain->repository_path, &local);
     if (domain->fd >= 0)
         return TRUE;
     if (errno == ENOENT)

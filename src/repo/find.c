@@ -2,72 +2,108 @@
 /* Domains and points by what a user writes. */
 #include "repo/layout.h"
 #include "repo/repository-private.h"
+#include "repo/summary.h"
 #include "util/error.h"
 #include "util/log.h"
-#include "util/text.h"
+#include "util/parallel.h"
 
 #include <string.h>
 
 #define MAX_CANDIDATES 8
+/* Several at a time, also where the processor has nothing to do: a server or a disk may be slow to answer. */
+#define LOOK_THREADS 8
+#define DOMAINS_PER_THREAD 8
 
-/* The newest point that is not damaged; NULL without an error if there is none. Reads from the latest id
- * on, and stops early at the point that has the highest number ever given. */
-static VmbPoint *
-newest_point(VmbRepoDomain *domain, GError **error)
+/* One domain that a search looks at. */
+typedef struct {
+    VmbRepository *repository;
+    const char *uuid;
+    const char *name;   /* that is looked for, or NULL */
+    VmbSummary *newest; /* NULL: it has no point that counts */
+    gboolean had_name;  /* some point has it */
+    GError *error;      /* it could not be looked at */
+} Look;
+
+static void
+look_free(gpointer data)
 {
-    g_autoptr(VmbPoint) newest = NULL;
-    guint64 last = 0;
-    g_autoptr(GPtrArray) ids = vmb_repo_domain_point_ids(domain, FALSE, error);
-    if (ids == NULL)
-        return NULL;
-    if (!vmb_repo_domain_read_sequence(domain, &last, NULL))
-        last = 0;
-    for (guint i = ids->len; i-- > 0;) {
-        g_autoptr(GError) local = NULL;
-        guint64 highest = newest != NULL ? newest->manifest->sequence : 0;
-        if (last != 0 && highest == last)
-            break;
-        g_autoptr(VmbPoint) point = vmb_repo_domain_read_point(domain, ids->pdata[i], &local);
-        if (local != NULL) {
-            g_propagate_error(error, g_steal_pointer(&local));
-            return NULL;
-        }
-        if (point == NULL || point->manifest == NULL || point->retired ||
-            point->manifest->sequence <= highest)
-            continue;
-        vmb_point_free(newest);
-        newest = g_steal_pointer(&point);
-    }
-    return g_steal_pointer(&newest);
+    Look *look = data;
+    vmb_summary_free(look->newest);
+    g_clear_error(&look->error);
+    g_free(look);
 }
 
-/* The domain's newest point; NULL if it has none, or (after a warning) if it cannot be read. */
-static VmbPoint *
-newest_of(VmbRepository *repository, const char *uuid)
+static void
+look_at_newest(gpointer item, gpointer user)
 {
-    g_autoptr(GError) error = NULL;
-    VmbPoint *newest = NULL;
-    g_autoptr(VmbRepoDomain) domain = vmb_repo_domain_open(repository, uuid, FALSE, &error);
+    Look *look = item;
+    g_autoptr(VmbRepoDomain) domain =
+        vmb_repo_domain_open(look->repository, look->uuid, FALSE, &look->error);
     if (domain != NULL)
-        newest = newest_point(domain, &error);
-    if (error != NULL)
-        vmb_warning("the domain %s is left out of the search: %s", uuid, error->message);
-    return newest;
+        look->newest = vmb_repo_domain_newest(domain, &look->error);
+}
+
+static void
+look_at_all(gpointer item, gpointer user)
+{
+    Look *look = item;
+    g_autoptr(VmbRepoDomain) domain =
+        vmb_repo_domain_open(look->repository, look->uuid, FALSE, NULL);
+    g_autoptr(GPtrArray) points = domain != NULL ? vmb_repo_domain_summaries(domain, VMB_SUMMARIES_CHECKED, NULL) : NULL;
+    for (guint i = 0; points != NULL && i < points->len; i++) {
+        const VmbSummary *point = points->pdata[i];
+        if (point->damage == NULL && !point->retired)
+            look->had_name |= strcmp(point->domain, look->name) == 0;
+    }
+}
+
+/* One Look for each of @uuids, from which it borrows. */
+static GPtrArray *
+look(VmbRepository *repository, const GPtrArray *uuids, const char *name,
+     void (*at)(gpointer item, gpointer user))
+{
+    GPtrArray *looks = g_ptr_array_new_with_free_func(look_free);
+    for (guint i = 0; i < uuids->len; i++) {
+        Look *one = g_new0(Look, 1);
+        *one = (Look){.repository = repository, .uuid = uuids->pdata[i], .name = name};
+        g_ptr_array_add(looks, one);
+    }
+    vmb_parallel_run(looks, MIN(LOOK_THREADS, 1 + looks->len / DOMAINS_PER_THREAD), at, NULL);
+    return looks;
+}
+
+/* The newest point of each domain, after a warning for those that cannot be read. */
+static GPtrArray *
+look_for_newest(VmbRepository *repository, const GPtrArray *uuids)
+{
+    GPtrArray *looks = look(repository, uuids, NULL, look_at_newest);
+    for (guint i = 0; i < looks->len; i++) {
+        const Look *one = looks->pdata[i];
+        if (one->error != NULL)
+            vmb_warning("the domain %s is left out of the search: %s", one->uuid,
+                        one->error->message);
+    }
+    return looks;
+}
+
+static GPtrArray *
+domains_named(VmbRepository *repository, const GPtrArray *uuids, const char *name)
+{
+    g_autoptr(GPtrArray) looks = look_for_newest(repository, uuids);
+    GPtrArray *found = g_ptr_array_new_with_free_func(g_free);
+    for (guint i = 0; i < looks->len; i++) {
+        const Look *one = looks->pdata[i];
+        if (one->newest != NULL && strcmp(one->newest->domain, name) == 0)
+            g_ptr_array_add(found, g_strdup(one->uuid));
+    }
+    return found;
 }
 
 GPtrArray *
 vmb_repository_domains_named(VmbRepository *repository, const char *name, GError **error)
 {
     g_autoptr(GPtrArray) uuids = vmb_repository_domains(repository, error);
-    if (uuids == NULL)
-        return NULL;
-    GPtrArray *found = g_ptr_array_new_with_free_func(g_free);
-    for (guint i = 0; i < uuids->len; i++) {
-        g_autoptr(VmbPoint) newest = newest_of(repository, uuids->pdata[i]);
-        if (newest != NULL && strcmp(newest->manifest->domain, name) == 0)
-            g_ptr_array_add(found, g_strdup(uuids->pdata[i]));
-    }
-    return found;
+    return uuids != NULL ? domains_named(repository, uuids, name) : NULL;
 }
 
 /* "UUID (newest point ID)" for each, for messages. */
@@ -75,10 +111,11 @@ static char *
 describe_domains(VmbRepository *repository, const GPtrArray *uuids)
 {
     GString *text = g_string_new(NULL);
-    for (guint i = 0; i < uuids->len; i++) {
-        g_autoptr(VmbPoint) newest = newest_of(repository, uuids->pdata[i]);
-        g_string_append_printf(text, "%s%s (newest point %s)", i > 0 ? ", " : "",
-                               (const char *)uuids->pdata[i], newest != NULL ? newest->id : "?");
+    g_autoptr(GPtrArray) looks = look_for_newest(repository, uuids);
+    for (guint i = 0; i < looks->len; i++) {
+        const Look *one = looks->pdata[i];
+        g_string_append_printf(text, "%s%s (newest point %s)", i > 0 ? ", " : "", one->uuid,
+                               one->newest != NULL ? one->newest->id : "?");
     }
     return g_string_free(text, FALSE);
 }
@@ -89,19 +126,12 @@ domains_once_named(VmbRepository *repository, const char *name)
 {
     g_autoptr(GPtrArray) uuids = vmb_repository_domains(repository, NULL);
     GPtrArray *found = g_ptr_array_new_with_free_func(g_free);
-    for (guint i = 0; uuids != NULL && i < uuids->len; i++) {
-        g_autoptr(VmbRepoDomain) domain =
-            vmb_repo_domain_open(repository, uuids->pdata[i], FALSE, NULL);
-        g_autoptr(GPtrArray) points =
-            domain != NULL ? vmb_repo_domain_points(domain, NULL) : NULL;
-        gboolean had = FALSE;
-        for (guint k = 0; points != NULL && k < points->len; k++) {
-            const VmbPoint *point = points->pdata[k];
-            if (point->manifest != NULL && !point->retired)
-                had |= strcmp(point->manifest->domain, name) == 0;
-        }
-        if (had)
-            g_ptr_array_add(found, g_strdup(uuids->pdata[i]));
+    g_autoptr(GPtrArray) looks =
+        uuids != NULL ? look(repository, uuids, name, look_at_all) : NULL;
+    for (guint i = 0; looks != NULL && i < looks->len; i++) {
+        const Look *one = looks->pdata[i];
+        if (one->had_name)
+            g_ptr_array_add(found, g_strdup(one->uuid));
     }
     return found;
 }
@@ -142,9 +172,7 @@ vmb_repository_find_domain(VmbRepository *repository, const char *text, GError *
     for (guint i = 0; i < uuids->len; i++)
         if (strcmp(uuids->pdata[i], lower) == 0)
             return g_steal_pointer(&lower);
-    g_autoptr(GPtrArray) found = vmb_repository_domains_named(repository, text, error);
-    if (found == NULL)
-        return NULL;
+    g_autoptr(GPtrArray) found = domains_named(repository, uuids, text);
     if (found->len == 1)
         return g_strdup(found->pdata[0]);
     if (found->len == 0) {

@@ -12,6 +12,13 @@
 #define JOURNAL_ASIDE VMB_LAYOUT_JOURNAL "-"
 #define TRASH "trash-"
 #define FOLD_FILE ".fold-"
+#define CATALOG_NEW "." VMB_LAYOUT_CATALOG "-"
+
+char *
+vmb_layout_domain(const char *uuid)
+{
+    return g_strconcat(VMB_LAYOUT_DOMAINS "/", uuid, NULL);
+}
 
 char *
 vmb_layout_journal_aside(const char *nonce)
@@ -49,6 +56,20 @@ gboolean
 vmb_layout_is_fold_file(const char *name)
 {
     return g_str_has_prefix(name, FOLD_FILE);
+}
+
+char *
+vmb_layout_catalog_new(const char *token)
+{
+    return g_strconcat(CATALOG_NEW, token, NULL);
+}
+
+gboolean
+vmb_layout_is_catalog_new(const char *name)
+{
+    guint8 token[16];
+    return g_str_has_prefix(name, CATALOG_NEW) &&
+           vmb_text_unhex(name + strlen(CATALOG_NEW), token, sizeof token);
 }
 
 char *

@@ -24,6 +24,9 @@
 #define VMB_LAYOUT_STATE "state.json"
 #define VMB_LAYOUT_RETIRED "retired" /* there, and empty: the point is hidden, its data is still needed */
 
+/* "domains/<uuid>". Free with g_free(). */
+char *vmb_layout_domain(const char *uuid);
+
 /* "journal-NONCE": a journal that is kept for another host. Free with g_free(). And whether a name
  * has that form. */
 char *vmb_layout_journal_aside(const char *nonce);
@@ -33,6 +36,11 @@ gboolean vmb_layout_is_journal_aside(const char *name);
  * that form. */
 char *vmb_layout_trash(const char *id);
 gboolean vmb_layout_is_trash(const char *name);
+
+/* ".catalog-TOKEN", below domains/<uuid>: a catalog that is being written. Free with g_free(). And whether a
+ * name has that form. */
+char *vmb_layout_catalog_new(const char *token);
+gboolean vmb_layout_is_catalog_new(const char *name);
 
 /* "vda.qcow2" and "vda.digests". Free with g_free(). */
 char *vmb_layout_image(const char *target);

@@ -5,7 +5,6 @@
 
 /* Format 1: fulls were always read whole from the guest, and nothing was ever folded. */
 #define VMB_MANIFEST_FORMAT 2
-#define VMB_MANIFEST_MAX_BYTES (64 * 1024 * 1024)
 #define VMB_MANIFEST_MAX_ELEMENTS 4096u /* of disks, skipped, files, layers */
 #define VMB_MANIFEST_MAX_REASONS 65536u
 #define VMB_SEQUENCE_MAX (G_GUINT64_CONSTANT(1) << 53) /* what any JSON reader holds exactly */

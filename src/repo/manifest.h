@@ -125,6 +125,8 @@ void vmb_source_layer_free(VmbSourceLayer *layer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbManifestFile, vmb_manifest_file_free)
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbSourceLayer, vmb_source_layer_free)
 
+#define VMB_MANIFEST_MAX_BYTES (64 * 1024 * 1024) /* of its text */
+
 /* The sealed text of manifest.json. Free with g_free(). */
 char *vmb_manifest_serialise(const VmbManifest *manifest);
 /* Checks seal, types, names, limits (sizes <= VMB_SIZE_MAX, level and parent agree, targets and

@@ -55,13 +55,19 @@ vmb_text_json_ascii_controls(const char *json)
 {
     GString *out = g_string_new(NULL);
     for (const char *p = json; *p != '\0';) {
+        const char *plain = p;
+        while (*p > '\0' && *p < 0x7f)
+            p++;
+        g_string_append_len(out, plain, p - plain);
+        if (*p == '\0')
+            break;
         gunichar c = g_utf8_get_char_validated(p, -1);
         if (c == (gunichar)-1 || c == (gunichar)-2) {
             append_escape(out, 0xfffd);
             p++;
             continue;
         }
-        if (c < 0x7f || is_harmless(c))
+        if (is_harmless(c))
             g_string_append_unichar(out, c);
         else
             append_escape(out, c);
