@@ -28,9 +28,15 @@ static const VmbVerb verbs[] = {
      "  vmbackup -r /backup restore web01/latest --to /restore\n"
      "  vmbackup -r /backup restore web01/20261121 --to /restore --name web02 --start\n",
      vmb_verb_restore},
+    {"prune", "drop the points that a policy does not keep", "[DOMAIN]...",
+     "  vmbackup -r /backup prune --keep-daily 14 --keep-weekly 8 --dry-run\n"
+     "  vmbackup -r /backup prune web01 --keep-last 30\n", vmb_verb_prune},
     {"protect", "keep points from being dropped, and tag them", "DOMAIN/POINT...",
      "  vmbackup -r /backup protect web01/latest\n"
      "  vmbackup -r /backup protect web01/20261121 --off\n", vmb_verb_protect},
+    {"forget", "drop points that are named", "DOMAIN/POINT... | DOMAIN --all",
+     "  vmbackup -r /backup forget web01/20261121T020000Z\n"
+     "  vmbackup -r /backup forget web01 --all\n", vmb_verb_forget},
     {"copy", "copy points into another repository", "[DOMAIN[/POINT]]...",
      "  vmbackup -r /backup copy --to /mnt/usb/backup\n"
      "  vmbackup -r /backup copy web01/latest --to /offsite\n", vmb_verb_copy},

@@ -12,4 +12,6 @@ int vmb_verb_restore(VmbCommand *command);
 int vmb_verb_copy(VmbCommand *command);
 int vmb_verb_doctor(VmbCommand *command);
 int vmb_verb_protect(VmbCommand *command);
+int vmb_verb_prune(VmbCommand *command);
+int vmb_verb_forget(VmbCommand *command);
 int vmb_verb_release(VmbCommand *command);

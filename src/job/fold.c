@@ -3,6 +3,7 @@
 #include "job/fold.h"
 #include "job/fold-private.h"
 #include "job/fold-orphan.h"
+#include "repo/directory.h"
 #include "repo/layout.h"
 #include "util/error.h"
 #include "util/fault.h"
@@ -158,6 +159,7 @@ typedef struct {
     VmbRepoDomain *domain;
     const VmbFoldDomainOptions *options;
     GPtrArray *points;
+    GHashTable *live;     /* names of checkpoints that libvirt may have */
     GHashTable *given_up; /* "POINT DISK-ID", "POINT": not to be tried again in this run */
 } Work;
 
@@ -179,17 +181,24 @@ report_new(const VmbPoint *point, const VmbManifestDisk *disk, const VmbPoint *c
     return report;
 }
 
-/* The one point whose disk builds on @point's. */
+/* The point whose disk builds on @point's; *@n: how many do. More than one is not what backups make. */
 static VmbPoint *
-find_child(GPtrArray *points, const VmbPoint *point, const char *id, const VmbManifestDisk **disk)
+find_child(GPtrArray *points, const VmbPoint *point, const char *id, const VmbManifestDisk **disk,
+           guint *n)
 {
+    VmbPoint *child = NULL;
+    *n = 0;
     for (guint i = 0; i < points->len; i++) {
         VmbPoint *other = points->pdata[i];
-        *disk = other->manifest != NULL ? vmb_manifest_find_disk(other->manifest, id) : NULL;
-        if (*disk != NULL && g_strcmp0((*disk)->parent, point->id) == 0)
-            return other;
+        const VmbManifestDisk *entry =
+            other->manifest != NULL ? vmb_manifest_find_disk(other->manifest, id) : NULL;
+        if (entry == NULL || g_strcmp0(entry->parent, point->id) != 0)
+            continue;
+        child = other;
+        *disk = entry;
+        ++*n;
     }
-    return NULL;
+    return child;
 }
 
 static gboolean
@@ -241,14 +250,29 @@ fold_one(Work *work, VmbPoint *point, const VmbManifestDisk *disk, VmbPoint *chi
     return TRUE;
 }
 
+/* Of what is still there: other files may have gone into a child. */
+static guint64
+bytes_there(const VmbPoint *point)
+{
+    guint64 bytes = 0;
+    struct stat st;
+    g_auto(VmbFd) dir = vmb_point_open_dir(point, NULL);
+    g_autoptr(GPtrArray) names = dir >= 0 ? vmb_directory_list(dir, NULL) : NULL;
+    for (guint i = 0; names != NULL && i < names->len; i++)
+        if (fstatat(dir, names->pdata[i], &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+            bytes += (guint64)st.st_size;
+    return bytes;
+}
+
 /* Nothing builds on it any more. */
-static gboolean
-remove_one(Work *work, VmbPoint *point, GError **error)
+static void
+remove_one(Work *work, VmbPoint *point)
 {
     g_autoptr(VmbFolded) report = report_new(point, NULL, NULL);
-    guint64 bytes = point->manifest != NULL ? vmb_manifest_stored(point->manifest) : 0;
-    if (!vmb_fold_note_orphans(work->domain, work->points, point, &report->error) ||
-        !vmb_point_remove(work->domain, point, &report->error)) {
+    guint64 bytes = bytes_there(point);
+    if (!vmb_fold_note_orphans(work->domain, work->live, work->points, point,
+                               &report->checkpoints, &report->error) ||
+        !vmb_point_remove(work->domain, point, work->points, &report->error)) {
         give_up(work, point, NULL);
         if (g_error_matches(report->error, VMB_ERROR, VMB_ERROR_LOCKED)) {
             report->deferred = g_strdup(report->error->message);
@@ -256,38 +280,104 @@ remove_one(Work *work, VmbPoint *point, GError **error)
         }
     } else {
         report->freed = bytes;
+        g_ptr_array_remove(work->points, point);
     }
     tell(work, report);
+}
+
+/* Also of a point whose manifest cannot be read: others tell. */
+static gboolean
+is_needed(const GPtrArray *points, const VmbPoint *point)
+{
+    for (guint i = 0; i < points->len; i++) {
+        const VmbManifest *other = ((const VmbPoint *)points->pdata[i])->manifest;
+        for (guint d = 0; other != NULL && d < other->disks->len; d++)
+            if (g_strcmp0(((VmbManifestDisk *)other->disks->pdata[d])->parent, point->id) == 0)
+                return TRUE;
+    }
+    return FALSE;
+}
+
+static void
+defer(Work *work, const VmbPoint *point, const VmbManifestDisk *disk, const char *why)
+{
+    g_autoptr(VmbFolded) report = report_new(point, disk, NULL);
+    report->deferred = g_strdup(why);
+    give_up(work, point, disk != NULL ? disk->id : NULL);
+    tell(work, report);
+}
+
+/* Folds one disk of @point, if one is left to be tried. */
+static gboolean
+fold_some(Work *work, VmbPoint *point, gboolean *any, GError **error)
+{
+    for (guint d = 0; point->manifest != NULL && d < point->manifest->disks->len; d++) {
+        const VmbManifestDisk *disk = point->manifest->disks->pdata[d], *child_disk = NULL;
+        guint n = 0;
+        VmbPoint *child = find_child(work->points, point, disk->id, &child_disk, &n);
+        if (child == NULL || is_given_up(work, point, disk->id))
+            continue;
+        *any = TRUE;
+        if (n == 1)
+            return fold_one(work, point, disk, child, child_disk, error);
+        defer(work, point, disk, "several points build on it");
+        return TRUE;
+    }
     return TRUE;
 }
 
-/* One step with the oldest point for which there is one. *@any: something was tried. */
+/* What nothing builds on goes first, so that nothing is folded into what is going itself: from the newest on, for
+ * what a point builds on is older. */
+static void
+remove_unneeded(Work *work)
+{
+    for (guint i = work->points->len; i-- > 0;) {
+        VmbPoint *point = work->points->pdata[i];
+        if (g_cancellable_is_cancelled(work->options->cancel))
+            return;
+        if (point->retired && !is_given_up(work, point, NULL) && !is_needed(work->points, point))
+            remove_one(work, point);
+    }
+}
+
+/* Then the oldest point is folded. *@any: something was tried. */
 static gboolean
 step(Work *work, gboolean *any, GError **error)
 {
     *any = FALSE;
-    for (guint i = 0; i < work->points->len; i++) {
+    remove_unneeded(work);
+    for (guint i = 0; i < work->points->len && !*any; i++) {
         VmbPoint *point = work->points->pdata[i];
-        gboolean needed = FALSE;
-        if (!point->retired || is_given_up(work, point, NULL))
-            continue;
-        for (guint d = 0; point->manifest != NULL && d < point->manifest->disks->len; d++) {
-            const VmbManifestDisk *disk = point->manifest->disks->pdata[d], *child_disk = NULL;
-            VmbPoint *child = find_child(work->points, point, disk->id, &child_disk);
-            if (child == NULL)
-                continue;
-            needed = TRUE;
-            if (is_given_up(work, point, disk->id))
-                continue;
-            *any = TRUE;
-            return fold_one(work, point, disk, child, child_disk, error);
-        }
-        if (!needed) {
-            *any = TRUE;
-            return remove_one(work, point, error);
-        }
+        if (g_cancellable_is_cancelled(work->options->cancel))
+            *any = TRUE; /* told by the caller */
+        else if (point->retired && !fold_some(work, point, any, error))
+            return FALSE;
     }
     return TRUE;
+}
+
+/* A point whose manifest cannot be read, and that may be repaired some day, with what it builds on. */
+static const VmbPoint *
+find_unreadable(const GPtrArray *points)
+{
+    for (guint i = 0; i < points->len; i++) {
+        const VmbPoint *point = points->pdata[i];
+        if (point->manifest == NULL && (!point->retired || is_needed(points, point)))
+            return point;
+    }
+    return NULL;
+}
+
+static void
+defer_all(Work *work, const VmbPoint *unreadable)
+{
+    g_autofree char *why = g_strdup_printf(
+        "the manifest of %s/%s cannot be read, so that nobody knows what it builds on: no data is "
+        "folded until it is repaired, or dropped with `vmbackup forget` together with what builds on it",
+        unreadable->uuid, unreadable->id);
+    for (guint i = 0; i < work->points->len; i++)
+        if (((VmbPoint *)work->points->pdata[i])->retired)
+            defer(work, work->points->pdata[i], NULL, why);
 }
 
 /* ---- what a dead run has left ---- */
@@ -306,20 +396,41 @@ recover(VmbRepoDomain *domain, GError **error)
 }
 
 gboolean
+vmb_fold_has_leftover(VmbRepoDomain *domain)
+{
+    int fd = vmb_repo_domain_fd(domain);
+    if (faccessat(fd, VMB_LAYOUT_FOLD, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        return TRUE;
+    g_autoptr(GPtrArray) names = vmb_directory_list(fd, NULL);
+    for (guint i = 0; names != NULL && i < names->len; i++)
+        if (vmb_layout_is_trash(names->pdata[i]))
+            return TRUE;
+    return FALSE;
+}
+
+gboolean
 vmb_fold_domain(VmbRepoDomain *domain, const VmbFoldDomainOptions *options, GError **error)
 {
     g_autoptr(GHashTable) given_up = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    g_autoptr(GHashTable) live = NULL;
     gboolean any = TRUE;
     if (!recover(domain, error))
         return FALSE;
     while (any) {
         g_autoptr(GPtrArray) points = vmb_repo_domain_points(domain, error);
-        Work work = {domain, options, points, given_up};
         if (points == NULL)
             return FALSE;
+        if (live == NULL)
+            live = vmb_fold_live_checkpoints(domain, points);
+        Work work = {domain, options, points, live, given_up};
+        const VmbPoint *unreadable = find_unreadable(points);
         if (g_cancellable_is_cancelled(options->cancel))
             return vmb_error_set(error, VMB_ERROR_CANCELLED,
                                  "folding was stopped; every point reads as before");
+        if (unreadable != NULL) {
+            defer_all(&work, unreadable);
+            return TRUE;
+        }
         if (!step(&work, &any, error))
             return FALSE;
     }

@@ -12,6 +12,7 @@ typedef struct {
     char *mode;           /* "append", "clone", "rewrite"; NULL: nothing was written */
     guint64 copied;       /* stored bytes that were written */
     guint64 freed;        /* bytes that the files are smaller together */
+    guint checkpoints;    /* names that the journal got, as libvirt may still have them */
     char *deferred;       /* why it was left for another time, or NULL */
     GError *error;        /* why it cannot be done, or NULL; everything reads as before */
 } VmbFolded;
@@ -24,8 +25,13 @@ typedef struct {
     gpointer data;
 } VmbFoldDomainOptions;
 
-/* Under the domain's maintenance lock: finishes or undoes what a dead run has left, then folds and removes all
- * retired points, the oldest first, and tells of each. What is in use is deferred. The child reads the same
- * at each instant, whatever stops this. FALSE with @error only if it could not be begun or was cancelled. */
+/* Under the domain's maintenance lock: finishes or undoes what a dead run has left, then removes retired points
+ * that nothing builds on, and folds the others, the oldest first; tells of each. What is in use is
+ * deferred, and all of it while some point cannot be read, for nobody knows what that builds on. The
+ * child reads the same at each instant, whatever stops this. FALSE with @error only if it could not be begun or was
+ * cancelled. */
 gboolean vmb_fold_domain(VmbRepoDomain *domain, const VmbFoldDomainOptions *options,
                          GError **error);
+
+/* Whether a run that died has left something for vmb_fold_domain(), beside retired points. */
+gboolean vmb_fold_has_leftover(VmbRepoDomain *domain);

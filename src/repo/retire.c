@@ -4,6 +4,7 @@
 #include "repo/directory.h"
 #include "repo/layout.h"
 #include "repo/repository-private.h"
+#include "repo/state.h"
 #include "util/error.h"
 #include "util/fault.h"
 
@@ -23,13 +24,27 @@ vmb_maintenance_lock(VmbRepoDomain *domain, guint64 wait_ns, GCancellable *cance
     return vmb_lock_take(domain->fd, VMB_LAYOUT_MAINTENANCE, TRUE, wait_ns, what, cancel, error);
 }
 
+static gboolean
+check_unprotected(VmbPoint *point, const char *name, GError **error)
+{
+    g_auto(VmbPointState) state = {0};
+    g_autoptr(GError) local = NULL;
+    if (!vmb_point_state_read(point, &state, &local))
+        return vmb_error_set(error, VMB_ERROR_DAMAGE,
+                             "%s stays, as nobody knows whether it is protected (`vmbackup forget "
+                             "--force` drops it all the same): %s",
+                             name, local->message);
+    return !state.is_protected || vmb_error_set(error, VMB_ERROR_DOMAIN,
+                                                "%s stays, as it is protected by now", name);
+}
+
 gboolean
-vmb_point_retire(VmbRepoDomain *domain, VmbPoint *point, GError **error)
+vmb_point_retire(VmbRepoDomain *domain, VmbPoint *point, gboolean even_protected, GError **error)
 {
     g_autofree char *name = vmb_point_name(point);
     g_autoptr(VmbLock) structure = vmb_pins_lock_structure(domain, TRUE, WAIT_NS, NULL, error);
     g_auto(VmbFd) dir = structure != NULL ? vmb_point_open_dir(point, error) : -1;
-    if (dir < 0)
+    if (dir < 0 || (!even_protected && !check_unprotected(point, name, error)))
         return FALSE;
     g_auto(VmbFd) fd = vmb_fs_open_beneath(dir, VMB_LAYOUT_RETIRED,
                                            O_WRONLY | O_CREAT | O_NONBLOCK, 0600, name, error);
@@ -44,7 +59,42 @@ vmb_point_retire(VmbRepoDomain *domain, VmbPoint *point, GError **error)
 }
 
 static gboolean
-move_to_trash(VmbRepoDomain *domain, VmbPoint *point, const char *trash, GError **error)
+is_known(const GPtrArray *known, const char *id)
+{
+    for (guint i = 0; i < known->len; i++)
+        if (strcmp(((const VmbPoint *)known->pdata[i])->id, id) == 0)
+            return TRUE;
+    return FALSE;
+}
+
+/* Whoever builds on the point holds its lock until his own is published. */
+static gboolean
+check_unneeded(VmbRepoDomain *domain, const VmbPoint *point, const GPtrArray *known, GError **error)
+{
+    g_autoptr(GPtrArray) ids = vmb_repo_domain_point_ids(domain, FALSE, error);
+    for (guint i = 0; ids != NULL && i < ids->len; i++) {
+        if (is_known(known, ids->pdata[i]))
+            continue;
+        g_autoptr(GError) local = NULL;
+        g_autoptr(VmbPoint) other = vmb_repo_domain_read_point(domain, ids->pdata[i], &local);
+        if (local != NULL) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return FALSE;
+        }
+        gboolean needed = other != NULL && other->manifest == NULL;
+        for (guint d = 0; other != NULL && !needed && d < other->manifest->disks->len; d++)
+            needed = g_strcmp0(((VmbManifestDisk *)other->manifest->disks->pdata[d])->parent,
+                               point->id) == 0;
+        if (needed)
+            return vmb_error_set(error, VMB_ERROR_LOCKED, "the new point %s builds on it",
+                                 other->id);
+    }
+    return ids != NULL;
+}
+
+static gboolean
+move_to_trash(VmbRepoDomain *domain, VmbPoint *point, const GPtrArray *known, const char *trash,
+              GError **error)
 {
     g_autofree char *name = vmb_point_name(point);
     g_autofree char *path = g_build_filename(VMB_LAYOUT_POINTS, point->id, NULL);
@@ -53,7 +103,7 @@ move_to_trash(VmbRepoDomain *domain, VmbPoint *point, const char *trash, GError 
     g_auto(VmbFd) dir = points >= 0 ? vmb_point_open_dir(point, error) : -1;
     g_autoptr(VmbLock) lock =
         dir >= 0 ? vmb_lock_take(dir, VMB_LAYOUT_LOCK, TRUE, 0, name, NULL, error) : NULL;
-    if (lock == NULL)
+    if (lock == NULL || !check_unneeded(domain, point, known, error))
         return FALSE;
     if (renameat(domain->fd, path, domain->fd, trash) < 0)
         return vmb_error_errno(error, errno, "cannot remove the point %s", name);
@@ -62,12 +112,12 @@ move_to_trash(VmbRepoDomain *domain, VmbPoint *point, const char *trash, GError 
 }
 
 gboolean
-vmb_point_remove(VmbRepoDomain *domain, VmbPoint *point, GError **error)
+vmb_point_remove(VmbRepoDomain *domain, VmbPoint *point, const GPtrArray *known, GError **error)
 {
     g_autofree char *trash = vmb_layout_trash(point->id);
     g_autoptr(VmbLock) structure = vmb_pins_lock_structure(domain, TRUE, WAIT_NS, NULL, error);
     if (structure == NULL || !vmb_fs_remove_tree(domain->fd, trash, error) ||
-        !move_to_trash(domain, point, trash, error))
+        !move_to_trash(domain, point, known, trash, error))
         return FALSE;
     g_clear_pointer(&structure, vmb_lock_free);
     return vmb_fs_remove_tree(domain->fd, trash, error) && vmb_fault_point("point-removed", error);

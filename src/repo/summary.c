@@ -135,7 +135,7 @@ summarise_all(VmbRepoDomain *domain, GError **error)
 GPtrArray *
 vmb_repo_domain_summaries(VmbRepoDomain *domain, VmbSummariesMode mode, GError **error)
 {
-    if (vmb_catalog_is_suspended(domain))
+    if (mode == VMB_SUMMARIES_FRESH || vmb_catalog_is_suspended(domain))
         return summarise_all(domain, error);
     g_auto(Source) source = {.points_fd = -1};
     g_autoptr(GPtrArray) summaries =

@@ -60,6 +60,7 @@ typedef enum {
     VMB_SUMMARIES_QUICK, /* with each point's directory only: for thousands of points, and who reads
                           * the documents of those that matter once more. What it misses is a
                           * document that somebody else has written into in place */
+    VMB_SUMMARIES_FRESH, /* not at all: all is read from the documents */
 } VmbSummariesMode;
 
 /* All points of a domain as vmb_repo_domain_points() gives them: the retired ones too, in order of

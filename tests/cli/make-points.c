@@ -94,7 +94,7 @@ add_rest(VmbManifest *manifest)
 }
 
 static void
-make_point(VmbRepoDomain *domain, char **argv, guint n, gsize n_disks)
+make_point(VmbRepository *repository, VmbRepoDomain *domain, char **argv, guint n, gsize n_disks)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(VmbManifest) manifest = fixture_manifest(argv[2], argv[3], n);
@@ -105,6 +105,8 @@ make_point(VmbRepoDomain *domain, char **argv, guint n, gsize n_disks)
     VmbPublished published = VMB_UNPUBLISHED;
     g_free(manifest->id);
     manifest->id = id_of(n);
+    g_free(manifest->repository);
+    manifest->repository = g_strdup(vmb_repository_id(repository));
     manifest->time_ns = FIXTURE_TIME + (gint64)n * seconds * FIXTURE_SECOND + 17;
     g_autoptr(VmbTransaction) transaction = vmb_transaction_begin(domain, &error);
     g_assert_no_error(error);
@@ -140,6 +142,6 @@ main(int argc, char **argv)
     g_autoptr(VmbRepoDomain) domain = vmb_repo_domain_open(repository, argv[3], TRUE, &error);
     g_assert_no_error(error);
     for (guint i = 1; i <= n; i++)
-        make_point(domain, argv, i, i <= with_vdb ? 2 : 1);
+        make_point(repository, domain, argv, i, i <= with_vdb ? 2 : 1);
     return 0;
 }

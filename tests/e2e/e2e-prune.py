@@ -128,5 +128,50 @@ def test_beside_each_other(t):
     lab.check_end(restores=2)
 
 
+@tap.test
+def test_checkpoints_of_dropped_points(t):
+    """What libvirt has for points that go is remembered, and deleted by the next run; nothing else is."""
+    lab = Lab(t, [Disk(3 * MIB), Disk(2 * MIB)])
+    lab.fill("vda")
+    lab.fill("vdb")
+    lab.backup("--tag", "first")
+    lab.write("vda", 0, MIB, 0x33)
+    lab.backup("--disk", "vda")
+    first, second = [name for _, name in sorted(
+        (point["sequence"], lab.tool.json("show", "%s/%s" % (lab.name, point["id"]))["manifest"]
+         ["disks"][0]["checkpoint"]) for point in lab.tool.json("list")["points"])]
+    t.equal(lab.guest.checkpoints(), sorted([first, second]))
+    prune(lab, "--keep-last", "1", "--keep-tag", "first").expect(0)
+    t.equal((len(lab.points), lab.guest.checkpoints()), (2, sorted([first, second])))
+    # The newest point that holds vdb goes.
+    prune(lab, "--keep-last", "1").expect(0).says("doctor --repair")
+    t.equal(len(lab.points), 1)
+    lab.tool.ok("doctor", lab.name, "--repair")
+    t.equal(lab.guest.checkpoints(), [second])
+    t.equal(methods(lab.backup()), {"vda": "bitmap", "vdb": "full"})
+    # The newest point at all: the next backup deletes its checkpoint, and compares.
+    lab.tool.run("forget", lab.name + "/latest").expect(21)
+    lab.tool.ok("forget", lab.name + "/latest", "--force")
+    forget_dropped(lab)
+    lab.write("vda", MIB, MIB, 0x44)
+    t.equal(methods(lab.backup()), {"vda": "compare", "vdb": "full"})
+    t.equal(len(lab.guest.checkpoints()), 1)
+    lab.check_end(restores=2)
+    # All of it, but not under a backup.
+    marker = lab.host.path("forget-marker")
+    end = lab.start(fail_at="disk-data=wait:" + marker)
+    t.eventually(lambda: os.path.exists(marker + ".reached"), 60, "the backup does not read")
+    lab.tool.run("forget", lab.name, "--all").expect(11)
+    with open(marker, "w"):
+        pass
+    end().expect(0)
+    lab.tool.ok("forget", lab.name, "--all")
+    t.equal(lab.tool.json("list")["points"], [])
+    lab.points = []
+    t.equal(methods(lab.backup()), {"vda": "full", "vdb": "full"})
+    t.equal(len(lab.guest.checkpoints()), 1)
+    lab.check_end()
+
+
 if __name__ == "__main__":
     tap.main()

@@ -192,6 +192,49 @@ test_proxmox_week_over_months(void)
     assert_kept(&story, (VmbRetentionPolicy){.weekly = 1, .monthly = 1}, "0 2");
 }
 
+/* The table of the manual page. */
+static void
+test_documented_table(void)
+{
+    static const struct {
+        const char *first, *last; /* days */
+        const char *why;
+    } rows[] = {
+        {"2026-11-24", "2026-11-26", "last"},
+        {"2026-11-23", "2026-11-23", "daily 2026-11-23"},
+        {"2026-11-22", "2026-11-22", "daily 2026-11-22"},
+        {"2026-11-21", "2026-11-21", "daily 2026-11-21"},
+        {"2026-11-20", "2026-11-20", "daily 2026-11-20"},
+        {"2026-11-16", "2026-11-19", "weekly 2026-W47 has a newer one"},
+        {"2026-11-15", "2026-11-15", "weekly 2026-W46"},
+        {"2026-11-09", "2026-11-14", "weekly 2026-W46 has a newer one"},
+        {"2026-11-08", "2026-11-08", "weekly 2026-W45"},
+        {"2026-11-02", "2026-11-07", "weekly 2026-W45 has a newer one"},
+        {"2026-11-01", "2026-11-01", "monthly 2026-11 has a newer one"},
+        {"2026-10-31", "2026-10-31", "monthly 2026-10"},
+        {"2026-10-01", "2026-10-30", "monthly 2026-10 has a newer one"},
+        {"2026-09-01", "2026-09-30", "older than what is kept"},
+    };
+    static Story story;
+    VmbRetentionPolicy policy = {.last = 3, .daily = 4, .weekly = 2, .monthly = 1};
+    g_autoptr(GTimeZone) utc = g_time_zone_new_utc();
+    guint seen = 0;
+    story.n = 0;
+    for (gint64 time = at("2026-09-01T02:00:00Z"); time < at("2026-11-27T00:00:00Z"); time += DAY)
+        add(&story, time);
+    decide_at(&story, policy, at("2026-11-26T05:00:00Z"), "UTC");
+    for (guint i = 0; i < story.n; i++) {
+        g_autofree char *day = vmb_retention_period(VMB_KEEP_DAILY, story.points[i].time_ns, utc);
+        for (gsize r = 0; r < G_N_ELEMENTS(rows); r++) {
+            if (strcmp(day, rows[r].first) < 0 || strcmp(day, rows[r].last) > 0)
+                continue;
+            assert_why(&story, i, policy, "UTC", rows[r].why);
+            seen++;
+        }
+    }
+    g_assert_cmpuint(seen, ==, story.n);
+}
+
 /* ---- calendars ---- */
 
 static void
@@ -670,6 +713,7 @@ main(int argc, char **argv)
     g_test_add_func("/retention/proxmox-simple", test_proxmox_simple);
     g_test_add_func("/retention/proxmox-documented-settings", test_proxmox_documented_settings);
     g_test_add_func("/retention/proxmox-week-over-months", test_proxmox_week_over_months);
+    g_test_add_func("/retention/documented-table", test_documented_table);
     g_test_add_func("/retention/iso-years", test_iso_years);
     g_test_add_func("/retention/leap-day", test_leap_day);
     g_test_add_func("/retention/zone", test_zone);
