@@ -4,6 +4,7 @@
 #include "job/chain-files.h"
 #include "job/restore-stage.h"
 #include "job/restore.h"
+#include "repo/pins.h"
 #include "util/progress.h"
 #include "virt/define.h"
 
@@ -21,7 +22,7 @@ typedef struct {
     VmbRepository *repository;
     GPtrArray *points;
     VmbPoint *point;              /* borrowed from points */
-    GPtrArray *locks;             /* VmbLock: shared, on every point that is read */
+    VmbPins *pins;                /* every point that is read stays as it is */
     GPtrArray *disks;             /* VmbRestoreDisk */
     char *xml;                    /* rewritten */
     VmbConnection *connection;    /* only for --define */

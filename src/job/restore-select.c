@@ -2,8 +2,6 @@
 /* A restore before it writes: which disks, from which files, and the XML that will fit them. */
 #include "job/chain-read.h"
 #include "job/restore-run.h"
-#include "repo/lock.h"
-#include "repo/layout.h"
 #include "util/error.h"
 #include "virt/restore-xml.h"
 
@@ -41,23 +39,6 @@ is_chosen(const VmbRestoreOptions *options, const char *target)
     return options->exclude == NULL || !g_strv_contains(options->exclude, target);
 }
 
-/* A reader's lock keeps each point from being removed or folded under our hands. */
-static gboolean
-lock_links(VmbRestoreRun *run, const GArray *links, GError **error)
-{
-    for (guint i = 0; i < links->len; i++) {
-        VmbPoint *point = g_array_index(links, VmbChainLink, i).point;
-        g_auto(VmbFd) dir = vmb_point_open_dir(point, error);
-        VmbLock *lock = dir < 0 ? NULL
-                                : vmb_lock_take(dir, VMB_LAYOUT_LOCK, FALSE, 0, point->id,
-                                                run->options->cancel, error);
-        if (lock == NULL)
-            return FALSE;
-        g_ptr_array_add(run->locks, lock);
-    }
-    return TRUE;
-}
-
 static gboolean
 add_disk(VmbRestoreRun *run, const VmbManifestDisk *disk, GError **error)
 {
@@ -67,7 +48,7 @@ add_disk(VmbRestoreRun *run, const VmbManifestDisk *disk, GError **error)
     item->name = g_strdup_printf("%s.%s", disk->target,
                                  run->options->format == VMB_RESTORE_RAW ? "raw" : "qcow2");
     item->links = vmb_repo_chain(run->points, run->point, disk->id, error);
-    if (item->links == NULL || !lock_links(run, item->links, error))
+    if (item->links == NULL)
         return FALSE;
     item->files =
         vmb_chain_files_open(item->links, run->result->domain, FALSE, TRUE, error);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The story of a restore: look, check, write under temporary names, publish, define. */
 #include "job/restore-run.h"
-#include "repo/lock.h"
 #include "util/error.h"
 #include "util/fault.h"
 #include "util/units.h"
@@ -40,7 +39,7 @@ vmb_restore_run_clear(VmbRestoreRun *run)
     g_clear_pointer(&run->tpm_dir, g_free);
     g_clear_pointer(&run->stage, vmb_restore_stage_free);
     g_clear_pointer(&run->disks, g_ptr_array_unref);
-    g_clear_pointer(&run->locks, g_ptr_array_unref);
+    g_clear_pointer(&run->pins, vmb_pins_free);
     g_clear_pointer(&run->points, g_ptr_array_unref);
     g_clear_pointer(&run->xml, g_free);
     g_clear_pointer(&run->connection, vmb_connection_unref);
@@ -54,9 +53,9 @@ find_point(VmbRestoreRun *run, GError **error)
     run->repository = vmb_repository_open(run->options->repository, error);
     if (run->repository == NULL)
         return FALSE;
-    run->point =
-        vmb_repository_find_point(run->repository, run->options->point, &run->points, error);
-    if (run->point == NULL)
+    run->pins = vmb_pins_take_named(run->repository, run->options->point, run->options->cancel,
+                                    &run->point, &run->points, error);
+    if (run->pins == NULL)
         return FALSE;
     if (run->point->manifest == NULL) {
         g_propagate_prefixed_error(error, g_error_copy(run->point->damage),
@@ -157,7 +156,6 @@ vmb_restore(const VmbRestoreOptions *options, GError **error)
     result->disks = g_ptr_array_new_with_free_func((GDestroyNotify)restored_disk_free);
     result->missing = g_ptr_array_new_with_free_func(g_free);
     g_auto(VmbRestoreRun) run = {.options = options, .result = result};
-    run.locks = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_lock_free);
     run.progress = vmb_progress_new(options->point);
     if (!run_steps(&run, error))
         return NULL;
