@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Free places of an image that has readers, and what its reference counts will be. */
 #include "image/fold-alloc.h"
+#include "image/fold.h"
 #include "util/error.h"
 #include "util/fsio.h"
 
@@ -126,7 +127,7 @@ static guint16 *
 load(VmbFoldAlloc *alloc, guint64 segment, GError **error)
 {
     if (segment >= REFTABLE_ENTRIES_MAX) {
-        vmb_error_set(error, VMB_ERROR_FAILED, "%s: the image outgrows its refcount table",
+        vmb_fold_impossible(error, "%s: the image outgrows its refcount table",
                       alloc->reader->label);
         return NULL;
     }
@@ -181,7 +182,7 @@ change(VmbFoldAlloc *alloc, guint64 cluster, int delta, GError **error)
 {
     guint64 segment = cluster / VMB_QCOW2_REFBLOCK_ENTRIES;
     if (segment >= REFTABLE_ENTRIES_MAX)
-        return vmb_error_set(error, VMB_ERROR_FAILED, "%s: the image outgrows its refcount table",
+        return vmb_fold_impossible(error, "%s: the image outgrows its refcount table",
                              alloc->reader->label);
     if (!begin_change(alloc, segment, error))
         return FALSE;
@@ -195,7 +196,7 @@ change(VmbFoldAlloc *alloc, guint64 cluster, int delta, GError **error)
                              " of the image is used, but its refcount says otherwise",
                              alloc->reader->label, cluster * VMB_BLOCK_SIZE);
     if (delta > 0 && *count == VMB_QCOW2_REFCOUNT_MAX)
-        return vmb_error_set(error, VMB_ERROR_FAILED,
+        return vmb_fold_impossible(error,
                              "%s: a cluster of the image has too many users", alloc->reader->label);
     *count = (guint16)(*count + delta);
     return TRUE;
@@ -326,7 +327,7 @@ vmb_fold_alloc_finish(VmbFoldAlloc *alloc, guint64 *reftable, guint32 *clusters,
     guint64 segments = (alloc->end + 4096) / VMB_QCOW2_REFBLOCK_ENTRIES + 1;
     *clusters = MAX(header->reftable_clusters, (guint32)vmb_qcow2_table_clusters(segments));
     if (*clusters > VMB_QCOW2_REFTABLE_CLUSTERS_MAX)
-        return vmb_error_set(error, VMB_ERROR_FAILED, "%s: the image outgrows its refcount table",
+        return vmb_fold_impossible(error, "%s: the image outgrows its refcount table",
                              alloc->reader->label);
     if (!vmb_fold_alloc_ref(alloc, header->reftable_offset,
                             header->reftable_clusters * (guint64)VMB_BLOCK_SIZE, -1, error) ||

@@ -13,6 +13,19 @@
 
 #include <errno.h>
 
+G_DEFINE_QUARK(vmb-fold-impossible, vmb_fold_impossible)
+
+gboolean
+vmb_fold_impossible(GError **error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    g_autofree char *message = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error_literal(error, VMB_FOLD_IMPOSSIBLE, 0, message);
+    return FALSE;
+}
+
 void
 vmb_fold_result_clear(VmbFoldResult *result)
 {
@@ -84,7 +97,7 @@ is_cut(const Fold *fold, guint64 block, guint64 raw)
 static gboolean
 fail_cut(const Fold *fold, guint64 block, GError **error)
 {
-    return vmb_error_set(error, VMB_ERROR_FAILED,
+    return vmb_fold_impossible(error,
                          "%s: the block at disk offset %" G_GUINT64_FORMAT
                          " is cut by the end of a shorter image",
                          fold->options->child.label, block * VMB_BLOCK_SIZE);
@@ -275,7 +288,7 @@ make_header(Fold *fold, VmbQcow2Header *header, GError **error)
     vmb_qcow2_header_encode(header, fold->header);
     for (guint i = VMB_FOLD_HEADER; i < VMB_BLOCK_SIZE; i++)
         if (fold->header[i] != 0)
-            return vmb_error_set(error, VMB_ERROR_FAILED,
+            return vmb_fold_impossible(error,
                                  "%s: the header is longer than a sector, so that it cannot be "
                                  "switched", fold->parent->label);
     memcpy(result->header, fold->header, VMB_FOLD_HEADER);

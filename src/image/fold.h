@@ -4,6 +4,11 @@
 #include <gio/gio.h>
 #include "image/qcow2-writer.h"
 
+/* Of errors that say that nothing can be appended to this image: it must be written anew instead. */
+#define VMB_FOLD_IMPOSSIBLE (vmb_fold_impossible_quark())
+GQuark vmb_fold_impossible_quark(void);
+gboolean vmb_fold_impossible(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
 /* The sector that says which tables are in force: all of a header that is not zero. */
 #define VMB_FOLD_HEADER 512u
 
@@ -52,8 +57,7 @@ gboolean vmb_fold_metadata(int image_fd, guint64 size, const char *label,
  * are on disk when it returns, and each copied block has been read back through the new tables. Costs the
  * child's data and the tables of both. Memory does not depend on sizes. What vmb_fold_metadata()
  * reads must have been found right. Errors: VMB_ERROR_DAMAGE, VMB_ERROR_NO_SPACE, VMB_ERROR_CANCELLED;
- * VMB_ERROR_FAILED if the image must be written anew instead. After any error, or a kill,
- * vmb_fold_undo() makes the file what it was. */
+ * VMB_FOLD_IMPOSSIBLE. After any error, or a kill, vmb_fold_undo() makes the file what it was. */
 gboolean vmb_fold_append(const VmbFoldOptions *options, VmbFoldResult *result, GError **error);
 
 /* Reads the sector in force. */

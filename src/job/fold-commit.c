@@ -62,11 +62,10 @@ move_digests(const VmbFoldRecord *record, int child_dir, GError **error)
 static gboolean
 finish_switched(VmbRepoDomain *domain, const VmbFoldRecord *record, GError **error)
 {
+    VmbFoldPlace place = VMB_FOLD_NOT_SWITCHED;
     g_auto(VmbFd) child_dir = vmb_fold_open_point(domain, record->child, error);
-    if (child_dir < 0)
-        return FALSE;
-    if (vmb_fold_record_place(domain, record) != VMB_FOLD_AT_CHILD &&
-        !move_image(domain, record, child_dir, error))
+    if (child_dir < 0 || !vmb_fold_record_place(domain, record, &place, error) ||
+        (place != VMB_FOLD_AT_CHILD && !move_image(domain, record, child_dir, error)))
         return FALSE;
     return vmb_fault_point("fold-image-moved", error) &&
            move_digests(record, child_dir, error) &&
@@ -90,7 +89,9 @@ finish_cleaning(VmbRepoDomain *domain, const VmbFoldRecord *record, GError **err
                             record->old_header, record->child, error))
             return FALSE;
     }
-    return vmb_fold_record_clear(domain, error) && vmb_fault_point("fold-record-cleared", error);
+    return vmb_fold_record_clear_parent(domain, record, error) &&
+           vmb_fault_point("fold-parent-cleared", error) &&
+           vmb_fold_record_clear(domain, error) && vmb_fault_point("fold-record-cleared", error);
 }
 
 /* A dead run has switched: what it had locked nobody has locked since, and readers see the new state already. */
@@ -144,15 +145,17 @@ carry_damage(VmbFoldRun *run, const VmbPointState *parent, VmbPointState *child)
         run->child_image, vmb_round_up(run->child_disk->size, VMB_QCOW2_SECTOR), run->label, NULL);
     for (guint i = 0; parent->damage != NULL && i < parent->damage->len; i++) {
         const VmbDamage *damage = parent->damage->pdata[i];
-        guint64 end = MIN(damage->offset + damage->length, run->child_disk->size), loaded = G_MAXUINT64;
+        guint64 end = MIN(damage->offset + damage->length, run->child_disk->size);
+        guint64 loaded = G_MAXUINT64;
         gboolean any = FALSE;
         if (strcmp(damage->disk, id) != 0)
             continue;
         for (guint64 at = vmb_round_down(damage->offset, VMB_BLOCK_SIZE); at < end;
              at += VMB_BLOCK_SIZE) {
             guint64 index = at / VMB_QCOW2_L2_SPAN;
-            if (index != loaded && reader != NULL)
-                (void)vmb_qcow2_reader_table(reader, index, entries, &any, NULL);
+            if (index != loaded)
+                any = reader != NULL &&
+                      vmb_qcow2_reader_table(reader, index, entries, &any, NULL) && any;
             loaded = index;
             if (!any || entries[at / VMB_BLOCK_SIZE % VMB_QCOW2_L2_ENTRIES].kind == VMB_BLOCK_ABSENT)
                 vmb_point_state_add_damage(child, id, at, MIN(VMB_BLOCK_SIZE, end - at));

@@ -29,9 +29,6 @@ gboolean vmb_fold_write(VmbFoldRun *run, GError **error);
 /* Takes back what was written and not switched. */
 gboolean vmb_fold_roll_back(VmbRepoDomain *domain, const VmbFoldRecord *record, GError **error);
 
-/* Whatever a fold may have left beside the files of a point. */
-gboolean vmb_fold_remove_temporaries(VmbRepoDomain *domain, const char *id, GError **error);
-
 /* fold-commit.c: from "ready" on: switches, moves files, writes the manifest. FALSE without @error: somebody
  * uses one of the points, so nothing was changed. */
 gboolean vmb_fold_commit(VmbFoldRun *run, gboolean *in_use, GError **error);

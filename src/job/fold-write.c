@@ -405,34 +405,45 @@ append(VmbFoldRun *run, VmbFoldMode mode, GError **error)
     return append_to(run, clone >= 0 ? clone : run->parent_image, error);
 }
 
+/* FALSE without @error: there is too little space. */
+static gboolean
+write_as(VmbFoldRun *run, VmbFoldMode mode, GError **error)
+{
+    gboolean enough = FALSE;
+    if (!check_space(run, mode, &enough, error) || !enough ||
+        !begin_record(run, mode, error))
+        return FALSE;
+    return mode == VMB_FOLD_REWRITE ? rewrite(run, error) : append(run, mode, error);
+}
+
+/* Some images cannot be appended to: too long a file, layers of odd sizes. And one that is written anew is read
+ * as a whole, so that damage anywhere in it stops that, while appending leaves it where it is. */
 static gboolean
 write_files(VmbFoldRun *run, VmbFoldMode mode, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    if (!begin_record(run, mode, error))
-        return FALSE;
-    if (mode == VMB_FOLD_REWRITE)
-        return rewrite(run, error);
-    if (append(run, mode, &local))
+    gboolean anew = mode == VMB_FOLD_REWRITE;
+    if (write_as(run, mode, &local))
         return TRUE;
-    /* Some images cannot be appended to: too long a file, layers of odd sizes. */
-    if (!g_error_matches(local, VMB_ERROR, VMB_ERROR_FAILED) || run->record->ready) {
-        g_propagate_error(error, g_steal_pointer(&local));
+    gboolean other_way = anew ? g_error_matches(local, VMB_ERROR, VMB_ERROR_DAMAGE)
+                              : g_error_matches(local, VMB_FOLD_IMPOSSIBLE, 0);
+    if (!other_way || run->record->ready) {
+        if (local != NULL)
+            g_propagate_error(error, g_steal_pointer(&local));
         return FALSE;
     }
-    vmb_info("%s: it is written anew: %s", run->label, local->message);
+    vmb_info("%s: it is %s: %s", run->label,
+             anew ? "left in its file" : "written anew", local->message);
     return vmb_fold_roll_back(run->domain, run->record, error) &&
-           begin_record(run, VMB_FOLD_REWRITE, error) && rewrite(run, error);
+           write_as(run, anew ? VMB_FOLD_CLONE : VMB_FOLD_REWRITE, error);
 }
 
 gboolean
 vmb_fold_write(VmbFoldRun *run, GError **error)
 {
     VmbFoldMode mode = choose_mode(run);
-    gboolean enough = FALSE;
     if (!check_metadata(run->parent_disk, run->parent_image, run->parent, error) ||
-        !check_metadata(run->child_disk, run->child_image, run->child, error) ||
-        !check_space(run, mode, &enough, error) || !enough)
+        !check_metadata(run->child_disk, run->child_image, run->child, error))
         return FALSE;
     vmb_progress_add_total(run->progress, run->child_disk->stored_bytes);
     if (!write_files(run, mode, error))
@@ -443,25 +454,52 @@ vmb_fold_write(VmbFoldRun *run, GError **error)
 
 /* ---- taking it back ---- */
 
+/* Only an image that its old header leads through may lose what was appended. */
+static gboolean
+check_not_switched(int fd, const VmbFoldRecord *record, GError **error)
+{
+    guint8 header[VMB_FOLD_HEADER];
+    if (!record->ready)
+        return TRUE;
+    return vmb_fold_read_header(fd, header, record->parent, error) &&
+           (memcmp(header, record->old_header, sizeof header) == 0 ||
+            vmb_error_set(error, VMB_ERROR_DAMAGE,
+                          "%s/%s has neither the header that it had before nor the one that it was "
+                          "to get: nothing was changed", record->parent, record->parent_image));
+}
+
 static gboolean
 undo_append(VmbRepoDomain *domain, const VmbFoldRecord *record, GError **error)
 {
-    struct stat st;
-    g_auto(VmbFd) dir = vmb_fold_open_point(domain, record->parent, error);
-    g_auto(VmbFd) fd = dir >= 0 ? vmb_fs_open_beneath(dir, record->parent_image,
-                                                      O_RDWR | O_NONBLOCK, 0, record->parent, error)
-                                : -1;
-    if (fd < 0 || fstat(fd, &st) < 0)
+    g_autoptr(GError) local = NULL;
+    g_autofree char *path = g_build_filename(VMB_LAYOUT_POINTS, record->parent,
+                                             record->parent_image, NULL);
+    g_auto(VmbFd) fd = vmb_fs_open_beneath(vmb_repo_domain_fd(domain), path, O_RDWR | O_NONBLOCK,
+                                           0, vmb_repo_domain_uuid(domain), &local);
+    if (fd < 0 && errno == ENOENT)
+        return TRUE; /* somebody has taken the point away, and what was appended with it */
+    if (fd < 0) {
+        g_propagate_error(error, g_steal_pointer(&local));
         return FALSE;
-    return vmb_fold_undo(fd, vmb_round_up(record->parent_size, VMB_QCOW2_SECTOR), record->old_size,
+    }
+    return check_not_switched(fd, record, error) &&
+           vmb_fold_undo(fd, vmb_round_up(record->parent_size, VMB_QCOW2_SECTOR), record->old_size,
                          record->parent, error);
 }
 
-gboolean
-vmb_fold_remove_temporaries(VmbRepoDomain *domain, const char *id, GError **error)
+/* Whatever a fold may have left beside the files of a point. */
+static gboolean
+remove_temporaries(VmbRepoDomain *domain, const char *id, GError **error)
 {
-    g_auto(VmbFd) dir = vmb_fold_open_point(domain, id, error);
-    g_autoptr(GPtrArray) names = dir >= 0 ? vmb_directory_list(dir, error) : NULL;
+    g_autoptr(GError) local = NULL;
+    g_auto(VmbFd) dir = vmb_fold_open_point(domain, id, &local);
+    if (dir < 0 && errno == ENOENT)
+        return TRUE;
+    if (dir < 0) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return FALSE;
+    }
+    g_autoptr(GPtrArray) names = vmb_directory_list(dir, error);
     for (guint i = 0; names != NULL && i < names->len; i++)
         if (vmb_layout_is_fold_file(names->pdata[i]) && vmb_fs_unlink(dir, names->pdata[i], 0) < 0)
             return vmb_error_errno(error, errno, "cannot remove %s", (char *)names->pdata[i]);
@@ -472,6 +510,6 @@ gboolean
 vmb_fold_roll_back(VmbRepoDomain *domain, const VmbFoldRecord *record, GError **error)
 {
     return (record->mode != VMB_FOLD_APPEND || undo_append(domain, record, error)) &&
-           vmb_fold_remove_temporaries(domain, record->child, error) &&
+           remove_temporaries(domain, record->child, error) &&
            vmb_fold_record_clear(domain, error) && vmb_fault_point("fold-undone", error);
 }

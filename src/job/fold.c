@@ -143,13 +143,6 @@ fold_disk(VmbFoldRun *run, GError **error)
         run->report->freed = before > after ? before - after : 0;
         return TRUE;
     }
-    /* Whether to go back or on is seen from the files, as after a kill. */
-    if (run->record != NULL &&
-        vmb_fold_record_place(run->domain, run->record) == VMB_FOLD_NOT_SWITCHED) {
-        g_autoptr(GError) second = NULL;
-        if (!vmb_fold_roll_back(run->domain, run->record, &second))
-            vmb_warning("%s; the next prune tidies up", second->message);
-    }
     return FALSE;
 }
 
@@ -214,10 +207,10 @@ give_up(const Work *work, const VmbPoint *point, const char *disk_id)
     g_hash_table_add(work->given_up, g_strjoin(" ", point->id, disk_id, NULL));
 }
 
-/* *@cancelled: told by the caller, not as this disk's failure. */
+/* FALSE if it was cancelled: that is told by the caller, not as this disk's failure. */
 static gboolean
 fold_one(Work *work, VmbPoint *point, const VmbManifestDisk *disk, VmbPoint *child,
-         const VmbManifestDisk *child_disk, GError **error)
+         const VmbManifestDisk *child_disk)
 {
     g_autoptr(VmbFolded) report = report_new(point, disk, child);
     g_auto(FoldRun) run = {.domain = work->domain,
@@ -242,10 +235,8 @@ fold_one(Work *work, VmbPoint *point, const VmbManifestDisk *disk, VmbPoint *chi
     gboolean folded = fold_disk(&run, &report->error);
     if (!folded)
         give_up(work, point, disk->id);
-    if (g_error_matches(report->error, VMB_ERROR, VMB_ERROR_CANCELLED)) {
-        g_propagate_error(error, g_steal_pointer(&report->error));
+    if (g_error_matches(report->error, VMB_ERROR, VMB_ERROR_CANCELLED))
         return FALSE;
-    }
     tell(work, report);
     return TRUE;
 }
@@ -307,9 +298,9 @@ defer(Work *work, const VmbPoint *point, const VmbManifestDisk *disk, const char
     tell(work, report);
 }
 
-/* Folds one disk of @point, if one is left to be tried. */
+/* Folds one disk of @point, if one is left to be tried. FALSE if it was cancelled. */
 static gboolean
-fold_some(Work *work, VmbPoint *point, gboolean *any, GError **error)
+fold_some(Work *work, VmbPoint *point, gboolean *any)
 {
     for (guint d = 0; point->manifest != NULL && d < point->manifest->disks->len; d++) {
         const VmbManifestDisk *disk = point->manifest->disks->pdata[d], *child_disk = NULL;
@@ -319,7 +310,7 @@ fold_some(Work *work, VmbPoint *point, gboolean *any, GError **error)
             continue;
         *any = TRUE;
         if (n == 1)
-            return fold_one(work, point, disk, child, child_disk, error);
+            return fold_one(work, point, disk, child, child_disk);
         defer(work, point, disk, "several points build on it");
         return TRUE;
     }
@@ -342,7 +333,7 @@ remove_unneeded(Work *work)
 
 /* Then the oldest point is folded. *@any: something was tried. */
 static gboolean
-step(Work *work, gboolean *any, GError **error)
+step(Work *work, gboolean *any)
 {
     *any = FALSE;
     remove_unneeded(work);
@@ -350,7 +341,7 @@ step(Work *work, gboolean *any, GError **error)
         VmbPoint *point = work->points->pdata[i];
         if (g_cancellable_is_cancelled(work->options->cancel))
             *any = TRUE; /* told by the caller */
-        else if (point->retired && !fold_some(work, point, any, error))
+        else if (point->retired && !fold_some(work, point, any))
             return FALSE;
     }
     return TRUE;
@@ -383,16 +374,39 @@ defer_all(Work *work, const VmbPoint *unreadable)
 /* ---- what a dead run has left ---- */
 
 static gboolean
-recover(VmbRepoDomain *domain, GError **error)
+recover(VmbRepoDomain *domain, const VmbFoldRecord *record, GError **error)
 {
+    VmbFoldPlace place = VMB_FOLD_NOT_SWITCHED;
+    if (!vmb_fold_record_place(domain, record, &place, error))
+        return FALSE;
+    return place == VMB_FOLD_NOT_SWITCHED ? vmb_fold_roll_back(domain, record, error)
+                                          : vmb_fold_roll_forward(domain, record, error);
+}
+
+/* Or this one, when a fold has failed: whether to go back or on is seen from the files in both cases. As long as
+ * there is a record no other fold may begin. FALSE without @error: deferred. */
+static gboolean
+tidy_up(VmbRepoDomain *domain, const VmbFoldDomainOptions *options, GError **error)
+{
+    g_autoptr(GError) local = NULL;
     g_autoptr(VmbFoldRecord) record = NULL;
     if (!vmb_fold_record_read(domain, &record, error) || !vmb_trash_remove(domain, error))
         return FALSE;
-    if (record == NULL)
+    if (record == NULL || recover(domain, record, &local))
         return TRUE;
-    if (vmb_fold_record_place(domain, record) == VMB_FOLD_NOT_SWITCHED)
-        return vmb_fold_roll_back(domain, record, error);
-    return vmb_fold_roll_forward(domain, record, error);
+    if (!g_error_matches(local, VMB_ERROR, VMB_ERROR_LOCKED)) {
+        g_propagate_prefixed_error(error, g_steal_pointer(&local),
+                                   "the fold of %s into %s was interrupted and cannot be finished: ",
+                                   record->parent, record->child);
+        return FALSE;
+    }
+    VmbFolded report = {.domain = (char *)vmb_repo_domain_uuid(domain),
+                        .point = record->parent,
+                        .child = record->child,
+                        .deferred = local->message};
+    if (options->done != NULL)
+        options->done(&report, options->data);
+    return FALSE;
 }
 
 gboolean
@@ -413,10 +427,18 @@ vmb_fold_domain(VmbRepoDomain *domain, const VmbFoldDomainOptions *options, GErr
 {
     g_autoptr(GHashTable) given_up = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     g_autoptr(GHashTable) live = NULL;
-    gboolean any = TRUE;
-    if (!recover(domain, error))
-        return FALSE;
+    gboolean any = TRUE, stopped = FALSE;
     while (any) {
+        g_autoptr(GError) local = NULL;
+        if (!tidy_up(domain, options, &local)) {
+            gboolean deferred = local == NULL;
+            if (!deferred)
+                g_propagate_error(error, g_steal_pointer(&local));
+            return deferred;
+        }
+        if (stopped || g_cancellable_is_cancelled(options->cancel))
+            return vmb_error_set(error, VMB_ERROR_CANCELLED,
+                                 "folding was stopped; every point reads as before");
         g_autoptr(GPtrArray) points = vmb_repo_domain_points(domain, error);
         if (points == NULL)
             return FALSE;
@@ -424,15 +446,11 @@ vmb_fold_domain(VmbRepoDomain *domain, const VmbFoldDomainOptions *options, GErr
             live = vmb_fold_live_checkpoints(domain, points);
         Work work = {domain, options, points, live, given_up};
         const VmbPoint *unreadable = find_unreadable(points);
-        if (g_cancellable_is_cancelled(options->cancel))
-            return vmb_error_set(error, VMB_ERROR_CANCELLED,
-                                 "folding was stopped; every point reads as before");
         if (unreadable != NULL) {
             defer_all(&work, unreadable);
             return TRUE;
         }
-        if (!step(&work, &any, error))
-            return FALSE;
+        stopped = !step(&work, &any);
     }
     return TRUE;
 }

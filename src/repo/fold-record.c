@@ -167,34 +167,57 @@ vmb_fold_record_read(VmbRepoDomain *domain, VmbFoldRecord **record, GError **err
 
 /* ---- what counts ---- */
 
+/* *@is: whether the file is there and is what the fold has made. FALSE only if that cannot be found out. */
 static gboolean
-is_new_image(VmbRepoDomain *domain, const char *id, const char *name, const VmbFoldRecord *record)
+look_at_image(VmbRepoDomain *domain, const char *id, const char *name, const VmbFoldRecord *record,
+              gboolean *is, GError **error)
 {
+    g_autoptr(GError) local = NULL;
     g_autofree char *path = g_build_filename(VMB_LAYOUT_POINTS, id, name, NULL);
     g_autoptr(VmbDigest) digest = vmb_digest_new();
     guint8 header[VMB_FOLD_RECORD_HEADER], found[VMB_DIGEST_SIZE];
     struct stat st;
+    *is = FALSE;
     g_auto(VmbFd) fd =
-        vmb_fs_open_beneath(domain->fd, path, O_RDONLY | O_NONBLOCK, 0, domain->uuid, NULL);
-    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
-        (guint64)st.st_size != record->entry->image_size ||
-        !vmb_fs_pread(fd, header, sizeof header, 0, path, NULL))
+        vmb_fs_open_beneath(domain->fd, path, O_RDONLY | O_NONBLOCK, 0, domain->uuid, &local);
+    if (fd < 0 && errno == ENOENT)
+        return TRUE;
+    if (fd < 0) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return FALSE;
+    }
+    if (fstat(fd, &st) < 0)
+        return vmb_error_errno(error, errno, "cannot stat %s/%s", domain->uuid, path);
+    if (!S_ISREG(st.st_mode) || (guint64)st.st_size != record->entry->image_size)
+        return TRUE;
+    if (!vmb_fs_pread(fd, header, sizeof header, 0, path, error))
         return FALSE;
     vmb_digest_block(digest, header, sizeof header, found);
-    return memcmp(found, record->header_digest, sizeof found) == 0;
+    *is = memcmp(found, record->header_digest, sizeof found) == 0;
+    return TRUE;
 }
 
-VmbFoldPlace
-vmb_fold_record_place(VmbRepoDomain *domain, const VmbFoldRecord *record)
+gboolean
+vmb_fold_record_place(VmbRepoDomain *domain, const VmbFoldRecord *record, VmbFoldPlace *place,
+                      GError **error)
 {
+    gboolean is = FALSE;
+    *place = VMB_FOLD_NOT_SWITCHED;
     if (!record->ready)
-        return VMB_FOLD_NOT_SWITCHED;
-    if (is_new_image(domain, record->child, record->entry->image, record))
-        return VMB_FOLD_AT_CHILD;
-    if (record->mode == VMB_FOLD_APPEND &&
-        is_new_image(domain, record->parent, record->parent_image, record))
-        return VMB_FOLD_AT_PARENT;
-    return VMB_FOLD_NOT_SWITCHED;
+        return TRUE;
+    if (!look_at_image(domain, record->child, record->entry->image, record, &is, error))
+        return FALSE;
+    if (is) {
+        *place = VMB_FOLD_AT_CHILD;
+        return TRUE;
+    }
+    if (record->mode != VMB_FOLD_APPEND)
+        return TRUE;
+    if (!look_at_image(domain, record->parent, record->parent_image, record, &is, error))
+        return FALSE;
+    if (is)
+        *place = VMB_FOLD_AT_PARENT;
+    return TRUE;
 }
 
 static VmbPoint *
@@ -253,11 +276,40 @@ vmb_fold_record_apply(VmbRepoDomain *domain, GPtrArray *points)
         return;
     VmbPoint *parent = find_point(points, record->parent);
     VmbPoint *child = find_point(points, record->child);
-    VmbFoldPlace place = vmb_fold_record_place(domain, record);
+    VmbFoldPlace place = VMB_FOLD_NOT_SWITCHED;
+    if (!vmb_fold_record_place(domain, record, &place, &error))
+        vmb_warning("%s: whether a fold was finished cannot be told: %s", domain->uuid,
+                    error->message);
     if (place != VMB_FOLD_NOT_SWITCHED && child != NULL)
         show_switched(domain, record, place, parent, child);
     else if (place == VMB_FOLD_NOT_SWITCHED && parent != NULL && record->mode == VMB_FOLD_APPEND)
         parent->growing = g_strdup(record->parent_image);
+}
+
+static gboolean
+unlink_if_there(int dir_fd, const char *name, GError **error)
+{
+    return vmb_fs_unlink(dir_fd, name, 0) == 0 || errno == ENOENT ||
+           vmb_error_errno(error, errno, "cannot remove %s", name);
+}
+
+gboolean
+vmb_fold_record_clear_parent(VmbRepoDomain *domain, const VmbFoldRecord *record, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autoptr(VmbPoint) parent = vmb_repo_domain_read_point(domain, record->parent, &local);
+    if (local != NULL) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return FALSE;
+    }
+    const VmbManifestDisk *disk = parent != NULL && parent->retired && parent->manifest != NULL
+                                      ? vmb_manifest_find_disk(parent->manifest, record->disk)
+                                      : NULL;
+    if (disk == NULL)
+        return TRUE;
+    g_auto(VmbFd) dir = vmb_point_open_dir(parent, error);
+    return dir >= 0 && unlink_if_there(dir, disk->image, error) &&
+           unlink_if_there(dir, disk->digests, error);
 }
 
 gboolean

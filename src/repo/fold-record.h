@@ -33,13 +33,19 @@ gboolean vmb_fold_record_write(VmbRepoDomain *domain, const VmbFoldRecord *recor
 gboolean vmb_fold_record_read(VmbRepoDomain *domain, VmbFoldRecord **record, GError **error);
 gboolean vmb_fold_record_clear(VmbRepoDomain *domain, GError **error);
 
-/* Where the new image is: nowhere as long as the old state counts. */
+/* Where the new image is: nowhere as long as the old state counts. FALSE with @error if a file cannot be looked
+ * at: then neither going on nor going back is allowed. */
 typedef enum { VMB_FOLD_NOT_SWITCHED, VMB_FOLD_AT_PARENT, VMB_FOLD_AT_CHILD } VmbFoldPlace;
-VmbFoldPlace vmb_fold_record_place(VmbRepoDomain *domain, const VmbFoldRecord *record);
+gboolean vmb_fold_record_place(VmbRepoDomain *domain, const VmbFoldRecord *record,
+                               VmbFoldPlace *place, GError **error);
 
 /* Puts the new entry into the child's manifest, on disk when it returns. */
 gboolean vmb_fold_record_write_manifest(VmbRepoDomain *domain, const VmbFoldRecord *record,
                                         GError **error);
+
+/* Removes what the parent, which is retired, still has of the disk: its other disks may keep it for long. */
+gboolean vmb_fold_record_clear_parent(VmbRepoDomain *domain, const VmbFoldRecord *record,
+                                      GError **error);
 
 /* Lets @points, all of the domain as their manifests tell, look as the record says. Nothing is written. */
 void vmb_fold_record_apply(VmbRepoDomain *domain, GPtrArray *points);

@@ -233,28 +233,40 @@ vmb_point_open_dir(const VmbPoint *point, GError **error)
     return -1;
 }
 
+/* A file that a fold has not moved to its place yet may get there at any time, but never away again. */
+static int
+open_moved(const VmbPoint *point, const char *name, const char *own)
+{
+    const char *moved = point->moved != NULL ? g_hash_table_lookup(point->moved, name) : NULL;
+    int fd = -1;
+    errno = ENOENT;
+    if (moved != NULL)
+        fd = vmb_fs_open_beneath(point->place->fd, moved, O_RDONLY | O_NONBLOCK, 0, point->uuid,
+                                 NULL);
+    return fd >= 0 || errno != ENOENT
+               ? fd
+               : vmb_fs_open_beneath(point->place->fd, own, O_RDONLY | O_NONBLOCK, 0, point->uuid,
+                                     NULL);
+}
+
 int
 vmb_point_open_file(const VmbPoint *point, const char *name, GError **error)
 {
     g_autofree char *label = vmb_point_name(point);
-    const char *moved =
-        point->moved != NULL ? g_hash_table_lookup(point->moved, name) : NULL;
-    g_autofree char *path =
-        moved != NULL ? g_strdup(moved) : g_build_filename(point->id, name, NULL);
-    g_autoptr(GError) local = NULL;
+    g_autofree char *own = g_build_filename(point->id, name, NULL);
     struct stat st;
     if (!vmb_text_is_name(name)) {
         vmb_error_set(error, VMB_ERROR_FAILED, "%s: '%s' is no name of a file", label, name);
         return -1;
     }
-    g_auto(VmbFd) fd =
-        vmb_fs_open_beneath(point->place->fd, path, O_RDONLY | O_NONBLOCK, 0, point->uuid, &local);
+    g_auto(VmbFd) fd = open_moved(point, name, own);
     if (fd < 0) {
-        if (errno == ENOENT || errno == ELOOP)
+        int err = errno;
+        if (err == ENOENT || err == ELOOP)
             vmb_error_set(error, VMB_ERROR_DAMAGE, "%s/%s is %s", label, name,
-                          errno == ENOENT ? "missing" : "a symbolic link, which no point has");
+                          err == ENOENT ? "missing" : "a symbolic link, which no point has");
         else
-            g_propagate_error(error, g_steal_pointer(&local));
+            vmb_error_errno(error, err, "cannot open %s/%s", label, name);
         return -1;
     }
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {

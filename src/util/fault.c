@@ -28,9 +28,9 @@ static const char *const names[] = {
     /* Folding. */
     "fold-copied", "fold-tables", "fold-checked", "fold-cleaned-table", "fold-cleaned",
     "fold-recorded", "fold-appended", "fold-ready", "fold-switched", "fold-image-moved",
-    "fold-digests-moved", "fold-manifest-written", "fold-record-cleared", "fold-undone",
-    "copy-disk-written", "copy-published", "point-retired", "drop-remembered", "point-trashed",
-    "point-removed",
+    "fold-digests-moved", "fold-manifest-written", "fold-parent-cleared", "fold-record-cleared",
+    "fold-undone", "copy-disk-written", "copy-published", "point-retired", "drop-remembered",
+    "point-trashed", "point-removed",
     /* A shut-off domain. */
     "offline-watched", "offline-remembered", "offline-journal-written", "offline-bitmap-added",
     "offline-checkpoint-defined", "offline-read", "offline-confirmed",
