@@ -383,6 +383,23 @@ recover(VmbRepoDomain *domain, const VmbFoldRecord *record, GError **error)
                                           : vmb_fold_roll_forward(domain, record, error);
 }
 
+static gboolean
+read_record(VmbRepoDomain *domain, VmbFoldRecord **record, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    if (vmb_fold_record_read(domain, record, &local))
+        return TRUE;
+    if (g_error_matches(local, VMB_ERROR, VMB_ERROR_DAMAGE))
+        vmb_error_set(error, VMB_ERROR_DAMAGE,
+                      "%s. Nothing of this domain is folded any more; where `vmbackup verify %s` "
+                      "finds no damage, the file %s/" VMB_LAYOUT_FOLD " says nothing that is needed "
+                      "and can be deleted",
+                      local->message, vmb_repo_domain_uuid(domain), vmb_repo_domain_uuid(domain));
+    else
+        g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+}
+
 /* Or this one, when a fold has failed: whether to go back or on is seen from the files in both cases. As long as
  * there is a record no other fold may begin. FALSE without @error: deferred. */
 static gboolean
@@ -390,7 +407,7 @@ tidy_up(VmbRepoDomain *domain, const VmbFoldDomainOptions *options, GError **err
 {
     g_autoptr(GError) local = NULL;
     g_autoptr(VmbFoldRecord) record = NULL;
-    if (!vmb_fold_record_read(domain, &record, error) || !vmb_trash_remove(domain, error))
+    if (!vmb_trash_remove(domain, error) || !read_record(domain, &record, error))
         return FALSE;
     if (record == NULL || recover(domain, record, &local))
         return TRUE;
