@@ -17,6 +17,13 @@ typedef enum {
     VMB_BLOCK_COMPRESSED, /* stored as one zstd frame */
 } VmbBlockKind;
 
+/* Why a block reads as zero although its layer held something else. */
+typedef enum {
+    VMB_LOSS_NONE,
+    VMB_LOSS_DATA,   /* its stored form is damaged */
+    VMB_LOSS_TABLES, /* where that lies is not known */
+} VmbLoss;
+
 typedef struct {
     VmbBlockKind kind;
     guint32 check;                    /* vmb_digest_check() of the stored bytes; 0 unless compressed */
@@ -28,6 +35,7 @@ typedef struct {
      * of the chain (0 is the newest). */
     guint layer;
     guint64 host_offset;
+    VmbLoss loss;
 } VmbBlock;
 
 /* A chunk is either DATA (data != NULL, length <= VMB_CHUNK_SIZE) or a run of zeroes of any length

@@ -154,6 +154,25 @@ vmb_view_error(const GError *error)
     return object;
 }
 
+/* NULL (JSON null) for NULL. */
+static VmbJson *
+view_texts(const GPtrArray *texts)
+{
+    if (texts == NULL)
+        return NULL;
+    VmbJson *array = json_object_new_array();
+    for (guint i = 0; i < texts->len; i++)
+        json_object_array_add(array, json_object_new_string(texts->pdata[i]));
+    return array;
+}
+
+VmbJson *
+vmb_view_texts(const GPtrArray *texts)
+{
+    VmbJson *array = view_texts(texts);
+    return array != NULL ? array : json_object_new_array();
+}
+
 VmbJson *
 vmb_view_findings(const GPtrArray *findings)
 {
@@ -167,6 +186,8 @@ vmb_view_findings(const GPtrArray *findings)
         vmb_json_add(object, "offset",
                      finding->offset >= 0 ? json_object_new_int64(finding->offset) : NULL);
         vmb_json_add_uint(object, "length", finding->length);
+        vmb_json_add_string(object, "kind", vmb_finding_kind_name(finding->kind));
+        vmb_json_add(object, "affected", view_texts(finding->affected));
         vmb_json_add_string(object, "message", finding->message);
         json_object_array_add(array, object);
     }
@@ -174,21 +195,24 @@ vmb_view_findings(const GPtrArray *findings)
 }
 
 VmbJson *
-vmb_view_tags(const VmbPointState *state)
-{
-    VmbJson *array = json_object_new_array();
-    for (guint i = 0; state->tags != NULL && i < state->tags->len; i++)
-        json_object_array_add(array, json_object_new_string(state->tags->pdata[i]));
-    return array;
-}
-
-VmbJson *
 vmb_view_state(const VmbPointState *state)
 {
     VmbJson *object = json_object_new_object();
+    VmbJson *damage = json_object_new_array();
+    for (guint i = 0; state->damage != NULL && i < state->damage->len; i++) {
+        const VmbDamage *range = state->damage->pdata[i];
+        VmbJson *entry = json_object_new_object();
+        vmb_json_add_string(entry, "disk", range->disk);
+        vmb_json_add_uint(entry, "offset", range->offset);
+        vmb_json_add_uint(entry, "length", range->length);
+        json_object_array_add(damage, entry);
+    }
     add_time(object, "verified", state->verified_ns);
+    add_time(object, "checked", state->checked_ns);
     vmb_json_add_string(object, "result", state->verify_result);
+    vmb_json_add_bool(object, "metadata_damaged", state->metadata_damaged);
+    vmb_json_add(object, "damage", damage);
     vmb_json_add_bool(object, "protected", state->is_protected);
-    vmb_json_add(object, "tags", vmb_view_tags(state));
+    vmb_json_add(object, "tags", vmb_view_texts(state->tags));
     return object;
 }

@@ -26,12 +26,13 @@ VmbJson *vmb_view_reasons(const GPtrArray *reasons);
 /* {"code", "message"}; NULL (JSON null) for no error. */
 VmbJson *vmb_view_error(const GError *error);
 
-/* Array of {"point", "disk", "file", "offset", "length", "message"} from VmbFinding; offset is null
- * where there is none. */
+/* Array of strings; empty for NULL. */
+VmbJson *vmb_view_texts(const GPtrArray *texts);
+
+/* Array of {"point", "disk", "file", "offset", "length", "kind", "affected", "message"} from VmbFinding; offset
+ * and affected (ids of points) are null where there are none. */
 VmbJson *vmb_view_findings(const GPtrArray *findings);
 
-/* Array of strings. */
-VmbJson *vmb_view_tags(const VmbPointState *state);
-
-/* {"verified": time or null, "result": "ok", "damaged" or null, "protected", "tags"}. */
+/* {"verified", "checked": times or null, "result": "ok", "damaged" or null, "metadata_damaged", "damage": [{"disk"
+ * (identity), "offset", "length"}], "protected", "tags"}. */
 VmbJson *vmb_view_state(const VmbPointState *state);

@@ -16,7 +16,7 @@ view_result(const VmbProtectResult *result)
     vmb_json_add_string(object, "domain", result->domain);
     vmb_json_add_string(object, "uuid", result->uuid);
     vmb_json_add_bool(object, "protected", result->state.is_protected);
-    vmb_json_add(object, "tags", vmb_view_tags(&result->state));
+    vmb_json_add(object, "tags", vmb_view_texts(result->state.tags));
     vmb_json_add(object, "error", vmb_view_error(result->error));
     return object;
 }

@@ -8,6 +8,8 @@
 #include "job/catalog.h"
 #include "util/units.h"
 
+#define SHOWN_RANGES 20
+
 static void
 print_json(const VmbCatalogPoint *entry)
 {
@@ -22,16 +24,6 @@ print_json(const VmbCatalogPoint *entry)
 }
 
 static void
-print_tags(const GPtrArray *tags)
-{
-    g_autoptr(GString) list = g_string_new(NULL);
-    for (guint i = 0; tags != NULL && i < tags->len; i++)
-        g_string_append_printf(list, "%s%s", i > 0 ? ", " : "", (const char *)tags->pdata[i]);
-    if (list->len > 0)
-        vmb_output_line("Tags:         %s", list->str);
-}
-
-static void
 print_head(const VmbCatalogPoint *entry)
 {
     const VmbManifest *manifest = entry->point->manifest;
@@ -39,7 +31,6 @@ print_head(const VmbCatalogPoint *entry)
     g_autofree char *duration = vmb_units_format_duration(manifest->duration_ns);
     g_autofree char *stored = vmb_units_format_size(vmb_manifest_stored(manifest));
     g_autofree char *frozen = vmb_units_format_duration(manifest->freeze_ns);
-    g_autofree char *verified = vmb_units_format_time(entry->state.verified_ns);
     vmb_output_line("Point:        %s/%s (number %" G_GUINT64_FORMAT ")", manifest->domain,
                     manifest->id, manifest->sequence);
     vmb_output_line("Domain:       %s, %s%s", manifest->domain, manifest->uuid,
@@ -53,13 +44,52 @@ print_head(const VmbCatalogPoint *entry)
         vmb_output_line("Frozen:       %" G_GUINT64_FORMAT " filesystems for %s",
                         manifest->frozen_filesystems, frozen);
     vmb_output_line("Stored:       %s", stored);
-    if (entry->state.verify_result != NULL)
-        vmb_output_line("Verified:     %s, %s", verified, entry->state.verify_result);
-    else
+}
+
+static const char *
+target_of(const VmbManifest *manifest, const char *disk_id)
+{
+    const VmbManifestDisk *disk = vmb_manifest_find_disk(manifest, disk_id);
+    return disk != NULL ? disk->target : disk_id;
+}
+
+static void
+print_damage(const VmbCatalogPoint *entry)
+{
+    const GPtrArray *damage = entry->state.damage;
+    guint n = damage != NULL ? damage->len : 0;
+    if (entry->state.metadata_damaged)
+        vmb_output_line("Damaged:      metadata: nothing can build on this point");
+    for (guint i = 0; i < MIN(n, SHOWN_RANGES); i++) {
+        const VmbDamage *range = damage->pdata[i];
+        vmb_output_line("Damaged:      disk %s, offset %" G_GUINT64_FORMAT ", %" G_GUINT64_FORMAT
+                        " bytes", target_of(entry->point->manifest, range->disk), range->offset,
+                        range->length);
+    }
+    if (n > SHOWN_RANGES)
+        vmb_output_line("Damaged:      %u more ranges (--json shows them all)", n - SHOWN_RANGES);
+}
+
+/* What may change after the point was made. */
+static void
+print_state(const VmbCatalogPoint *entry)
+{
+    const VmbPointState *state = &entry->state;
+    g_autofree char *verified = vmb_units_format_time(state->verified_ns);
+    g_autofree char *checked = vmb_units_format_time(state->checked_ns);
+    gboolean quick = state->checked_ns > state->verified_ns;
+    if (state->verified_ns == 0)
         vmb_output_line("Verified:     never");
-    if (entry->state.is_protected)
-        vmb_output_line("Protected:    yes, it is not dropped");
-    print_tags(entry->state.tags);
+    else if (quick || state->verify_result == NULL)
+        vmb_output_line("Verified:     %s", verified);
+    else
+        vmb_output_line("Verified:     %s, %s", verified, state->verify_result);
+    if (quick && state->verify_result != NULL)
+        vmb_output_line("Checked:      %s, %s (without its data)", checked, state->verify_result);
+    print_damage(entry);
+    vmb_output_line("Protected:    %s", state->is_protected ? "yes" : "no");
+    for (guint i = 0; state->tags != NULL && i < state->tags->len; i++)
+        vmb_output_line("Tag:          %s", (const char *)state->tags->pdata[i]);
 }
 
 static void
@@ -198,6 +228,7 @@ vmb_verb_show(VmbCommand *command)
         return VMB_EXIT_OK;
     }
     print_head(entry);
+    print_state(entry);
     print_disks(entry->point->manifest);
     print_files(entry->point->manifest);
     print_reasons(entry->point->manifest);

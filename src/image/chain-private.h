@@ -23,5 +23,7 @@ struct VmbChain {
     guint64 next_window; /* smallest index that vmb_chain_window() may still get */
     VmbChainWindow window;
     gboolean window_used; /* its blocks are not all absent */
+    gboolean tolerant;
+    GError *disagreement; /* the first one, if tolerant */
     GMutex damage_lock;
 };

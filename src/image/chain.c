@@ -16,8 +16,11 @@ open_part(VmbChain *chain, guint index, const VmbChainLayer *layer, GError **err
     VmbChainPart *part = &chain->parts[index];
     part->label = g_strdup(layer->label);
     part->image_fd = layer->image_fd;
-    part->reader = vmb_qcow2_reader_open_as(layer->image_fd, layer->header, layer->size,
-                                            layer->label, error);
+    part->reader =
+        chain->tolerant
+            ? vmb_qcow2_reader_open_tolerant(layer->image_fd, layer->size, layer->label, error)
+            : vmb_qcow2_reader_open_as(layer->image_fd, layer->header, layer->size, layer->label,
+                                       error);
     if (part->reader == NULL)
         return FALSE;
     part->is_full = vmb_qcow2_reader_backing_file(part->reader) == NULL;
@@ -36,11 +39,12 @@ open_part(VmbChain *chain, guint index, const VmbChainLayer *layer, GError **err
     return part->digests != NULL && next_record(part, error);
 }
 
-VmbChain *
-vmb_chain_open(const VmbChainLayer *layers, guint n_layers, GError **error)
+static VmbChain *
+open_chain(const VmbChainLayer *layers, guint n_layers, gboolean tolerant, GError **error)
 {
     g_autoptr(VmbChain) chain = g_new0(VmbChain, 1);
     g_mutex_init(&chain->damage_lock);
+    chain->tolerant = tolerant;
     g_return_val_if_fail(n_layers > 0, NULL);
     chain->n_parts = n_layers;
     chain->parts = g_new0(VmbChainPart, n_layers);
@@ -50,6 +54,24 @@ vmb_chain_open(const VmbChainLayer *layers, guint n_layers, GError **error)
         if (!open_part(chain, i, &layers[i], error))
             return NULL;
     return g_steal_pointer(&chain);
+}
+
+VmbChain *
+vmb_chain_open(const VmbChainLayer *layers, guint n_layers, GError **error)
+{
+    return open_chain(layers, n_layers, FALSE, error);
+}
+
+VmbChain *
+vmb_chain_open_tolerant(const VmbChainLayer *layers, guint n_layers, GError **error)
+{
+    return open_chain(layers, n_layers, TRUE, error);
+}
+
+const GError *
+vmb_chain_disagreement(VmbChain *chain)
+{
+    return chain->disagreement;
 }
 
 void
@@ -64,6 +86,7 @@ vmb_chain_free(VmbChain *chain)
     }
     g_free(chain->parts);
     g_free(chain->window.blocks);
+    g_clear_error(&chain->disagreement);
     g_mutex_clear(&chain->damage_lock);
     g_free(chain);
 }
@@ -93,43 +116,45 @@ describe(gboolean present, gboolean zero)
     return zero ? "zeroes" : "data";
 }
 
-/* Compares the entry of @block with its digest record, and takes that over into @out. */
+/* What the digests have of @block; *@record is NULL if nothing. */
 static gboolean
-match_record(VmbChainPart *part, guint64 block, const VmbQcow2Entry *entry, VmbBlock *out,
-             GError **error)
+find_record(VmbChainPart *part, guint64 block, const VmbDigestRecord **record, GError **error)
 {
-    const VmbDigestRecord *record = &part->record;
     if (!seek_record(part, block, error))
         return FALSE;
-    gboolean present = !part->no_record && record->offset / VMB_BLOCK_SIZE <= block;
-    gboolean zero = present && record->zero, data = present && !record->zero, ok = FALSE;
+    gboolean present = !part->no_record && part->record.offset / VMB_BLOCK_SIZE <= block;
+    *record = present ? &part->record : NULL;
+    return TRUE;
+}
+
+static gboolean
+agrees(const VmbChainPart *part, const VmbQcow2Entry *entry, const VmbDigestRecord *record)
+{
+    gboolean zero = record != NULL && record->zero, data = record != NULL && !record->zero;
     switch (entry->kind) {
     case VMB_BLOCK_ABSENT:
-        ok = !present || (zero && part->is_full);
-        break;
+        return record == NULL || (zero && part->is_full);
     case VMB_BLOCK_ZERO:
-        ok = zero;
-        break;
+        return zero;
     case VMB_BLOCK_PLAIN:
-        ok = data && record->check == 0;
-        break;
+        return data && record->check == 0;
     case VMB_BLOCK_COMPRESSED:
-        ok = data;
-        break;
+        return data;
     }
-    if (!ok)
-        return vmb_error_set(
-            error, VMB_ERROR_DAMAGE,
-            "%s: image and digests disagree on the block at disk offset %" G_GUINT64_FORMAT
-            ": the image has %s, the digests have %s",
-            part->label, block * VMB_BLOCK_SIZE,
-            describe(entry->kind != VMB_BLOCK_ABSENT, entry->kind == VMB_BLOCK_ZERO),
-            describe(present, zero));
-    if (data) {
-        out->check = record->check;
-        memcpy(out->digest, record->digest, VMB_DIGEST_SIZE);
-    }
-    return TRUE;
+    return FALSE;
+}
+
+static gboolean
+disagree(const VmbChainPart *part, guint64 block, const VmbQcow2Entry *entry,
+         const VmbDigestRecord *record, GError **error)
+{
+    return vmb_error_set(
+        error, VMB_ERROR_DAMAGE,
+        "%s: image and digests disagree on the block at disk offset %" G_GUINT64_FORMAT
+        ": the image has %s, the digests have %s",
+        part->label, block * VMB_BLOCK_SIZE,
+        describe(entry->kind != VMB_BLOCK_ABSENT, entry->kind == VMB_BLOCK_ZERO),
+        describe(record != NULL, record != NULL && record->zero));
 }
 
 /* TRUE if @part has neither a table nor a record in the @n blocks from @first on. */
@@ -144,40 +169,116 @@ is_empty(VmbChainPart *part, guint64 first, guint n, gboolean any, gboolean dige
     return TRUE;
 }
 
-/* Fills in what layer @layer has of the window's first @limit blocks where newer layers have
- * nothing. */
+/* One table of a layer that is being added to the window. */
+typedef struct {
+    guint layer;
+    guint64 first;    /* block of the disk */
+    gboolean any;     /* there is a table */
+    guint n_blocks;   /* of it inside the layer's disk */
+    gboolean digests; /* are compared with */
+    GError *damage;   /* the table cannot be read; owned */
+} Table;
+
+/* Decodes the entry of the table's block @i and compares it with its record, @record (NULL: none). */
+static gboolean
+read_entry(VmbChain *chain, const Table *table, guint i, const VmbDigestRecord *record,
+           VmbQcow2Entry *entry, GError **error)
+{
+    const VmbChainPart *part = &chain->parts[table->layer];
+    guint64 raw = table->any && i < table->n_blocks ? GUINT64_FROM_BE(part->reader->l2[i]) : 0;
+    if (table->damage != NULL) {
+        g_propagate_error(error, g_error_copy(table->damage));
+        return FALSE;
+    }
+    if (!vmb_qcow2_reader_entry(part->reader, raw, entry))
+        return vmb_qcow2_reader_bad_entry(part->reader, table->first + i, raw, error);
+    return !table->digests || agrees(part, entry, record) ||
+           disagree(part, table->first + i, entry, record, error);
+}
+
+/* The entry of a block says nothing of use. Zeroes and nothing need no place in the image, so that the
+ * digests are as good. */
+static void
+tolerate(VmbChain *chain, const Table *table, const VmbDigestRecord *record, VmbBlock *block,
+         GError *error)
+{
+    if (chain->disagreement == NULL)
+        chain->disagreement = error;
+    else
+        g_error_free(error);
+    if (table->digests && record == NULL)
+        return;
+    block->kind = VMB_BLOCK_ZERO;
+    block->layer = table->layer;
+    block->loss = table->digests && record->zero ? VMB_LOSS_NONE : VMB_LOSS_TABLES;
+}
+
+static gboolean
+add_block(VmbChain *chain, const Table *table, guint i, GError **error)
+{
+    VmbChainPart *part = &chain->parts[table->layer];
+    VmbBlock *block = &chain->window.blocks[i];
+    const VmbDigestRecord *record = NULL;
+    VmbQcow2Entry entry;
+    GError *damage = NULL;
+    if (table->digests && !find_record(part, table->first + i, &record, error))
+        return FALSE;
+    if (!read_entry(chain, table, i, record, &entry, &damage)) {
+        if (chain->tolerant)
+            tolerate(chain, table, record, block, damage);
+        else
+            g_propagate_error(error, damage);
+        return chain->tolerant;
+    }
+    if (record != NULL && !record->zero) {
+        block->check = record->check;
+        memcpy(block->digest, record->digest, VMB_DIGEST_SIZE);
+    }
+    block->kind = entry.kind;
+    block->layer = table->layer;
+    block->host_offset = entry.host_offset;
+    block->stored_length = entry.length;
+    return TRUE;
+}
+
+/* Fills in what the table has of the window's first @limit blocks where newer layers have nothing. */
+static gboolean
+add_table(VmbChain *chain, const Table *table, guint limit, GError **error)
+{
+    const guint64 *l2 = chain->parts[table->layer].reader->l2;
+    gboolean all = table->digests || table->damage != NULL;
+    chain->window_used = TRUE;
+    for (guint i = 0; i < limit; i++) {
+        gboolean nothing = !all && (!table->any || i >= table->n_blocks || l2[i] == 0);
+        /* Otherwise it is hidden by a newer layer. */
+        if (!nothing && chain->window.blocks[i].kind == VMB_BLOCK_ABSENT &&
+            !add_block(chain, table, i, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
 static gboolean
 add_layer(VmbChain *chain, guint layer, guint64 index, guint limit, gboolean digests,
           GError **error)
 {
     VmbChainPart *part = &chain->parts[layer];
-    VmbQcow2Reader *reader = part->reader;
-    guint64 first = index * VMB_QCOW2_L2_ENTRIES;
-    gboolean any, empty;
-    guint n_blocks = 0;
-    digests = digests && part->digests != NULL;
-    if (!vmb_qcow2_reader_load(reader, index, &n_blocks, &any, error) ||
-        !is_empty(part, first, limit, any, digests, &empty, error))
-        return FALSE;
-    if (empty)
-        return TRUE;
-    chain->window_used = TRUE;
-    for (guint i = 0; i < limit; i++) {
-        guint64 raw = any && i < n_blocks ? GUINT64_FROM_BE(reader->l2[i]) : 0;
-        VmbBlock *block = &chain->window.blocks[i];
-        VmbQcow2Entry entry;
-        if ((raw == 0 && !digests) || block->kind != VMB_BLOCK_ABSENT)
-            continue; /* nothing there, or hidden by a newer layer */
-        if (!vmb_qcow2_reader_entry(reader, raw, &entry))
-            return vmb_qcow2_reader_bad_entry(reader, first + i, raw, error);
-        if (digests && !match_record(part, first + i, &entry, block, error))
+    g_autoptr(GError) damage = NULL;
+    Table table = {.layer = layer,
+                   .first = index * VMB_QCOW2_L2_ENTRIES,
+                   .digests = digests && part->digests != NULL};
+    gboolean empty = FALSE;
+    if (!vmb_qcow2_reader_load(part->reader, index, &table.n_blocks, &table.any, &damage)) {
+        if (!chain->tolerant) {
+            g_propagate_error(error, g_steal_pointer(&damage));
             return FALSE;
-        block->kind = entry.kind;
-        block->layer = layer;
-        block->host_offset = entry.host_offset;
-        block->stored_length = entry.length;
+        }
+        table.any = TRUE;
+        table.damage = damage;
     }
-    return TRUE;
+    if (!is_empty(part, table.first, limit, table.any, table.digests, &empty, error))
+        return FALSE;
+    return empty || add_table(chain, &table, limit, error);
 }
 
 static gboolean

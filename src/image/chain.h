@@ -16,6 +16,12 @@ typedef struct VmbChain VmbChain;
 /* @layers: [0] is the newest. What lies beyond the end of a lower layer reads as zero; a layer below
  * a shorter one never shines through. Errors: VMB_ERROR_DAMAGE with the layer's label. */
 VmbChain *vmb_chain_open(const VmbChainLayer *layers, guint n_layers, GError **error);
+/* The same for images that are known to be damaged, and whose digest files are known not to be (those that are
+ * are left out): what the tables of an image say wrongly is no error, but decided by the digests, and a
+ * block that is nowhere to be found reads as zero, with its loss set. */
+VmbChain *vmb_chain_open_tolerant(const VmbChainLayer *layers, guint n_layers, GError **error);
+/* The first thing that was tolerated; NULL: nothing. Borrowed. */
+const GError *vmb_chain_disagreement(VmbChain *chain);
 void vmb_chain_free(VmbChain *chain);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbChain, vmb_chain_free)
 
@@ -57,6 +63,6 @@ VmbDecoder *vmb_decoder_new(VmbChain *chain);
 void vmb_decoder_free(VmbDecoder *decoder);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbDecoder, vmb_decoder_free)
 /* Errors: VMB_ERROR_DAMAGE with label and offset. With @damage (an array of guint64 offsets, or
- * NULL) damaged blocks are appended there (under a lock of the decoder's chain), read as zero, and
- * the call succeeds. */
+ * NULL) damaged blocks are appended there (under a lock of the decoder's chain), read as zero, their
+ * loss is set, and the call succeeds. */
 gboolean vmb_decoder_chunk(VmbDecoder *decoder, VmbChunk *chunk, GArray *damage, GError **error);

@@ -194,6 +194,7 @@ finish_block(VmbDecoder *decoder, VmbChunk *chunk, guint i, GArray *damage, GErr
     g_mutex_unlock(&decoder->chain->damage_lock);
     memset(data, 0, VMB_BLOCK_SIZE);
     block->kind = VMB_BLOCK_ZERO;
+    block->loss = VMB_LOSS_DATA;
     return TRUE;
 }
 

@@ -27,13 +27,15 @@ read_header(VmbQcow2Reader *reader, const guint8 *header, GError **error)
 }
 
 static gboolean
-read_l1(VmbQcow2Reader *reader, GError **error)
+read_l1(VmbQcow2Reader *reader, gboolean tolerant, GError **error)
 {
     gsize length = reader->header.l1_entries * sizeof *reader->l1;
     reader->l1 = g_malloc(length);
     if (!vmb_fs_pread(reader->fd, reader->l1, length, reader->header.l1_offset, reader->label,
                       error))
         return FALSE;
+    if (tolerant)
+        return TRUE;
     for (guint32 i = 0; i < reader->header.l1_entries; i++) {
         guint64 host;
         gboolean copied;
@@ -43,15 +45,10 @@ read_l1(VmbQcow2Reader *reader, GError **error)
     return TRUE;
 }
 
-VmbQcow2Reader *
-vmb_qcow2_reader_open(int fd, guint64 size, const char *label, GError **error)
-{
-    return vmb_qcow2_reader_open_as(fd, NULL, size, label, error);
-}
-
-VmbQcow2Reader *
-vmb_qcow2_reader_open_as(int fd, const guint8 *header, guint64 size, const char *label,
-                         GError **error)
+/* @header: as for vmb_qcow2_reader_open_as(). @tolerant: entries of the L1 table are not looked at. */
+static VmbQcow2Reader *
+open_reader(int fd, const guint8 *header, guint64 size, const char *label, gboolean tolerant,
+            GError **error)
 {
     g_autoptr(VmbQcow2Reader) reader = g_new0(VmbQcow2Reader, 1);
     reader->fd = fd;
@@ -67,9 +64,28 @@ vmb_qcow2_reader_open_as(int fd, const guint8 *header, guint64 size, const char 
     }
     reader->n_blocks = vmb_round_up(reader->header.size, VMB_BLOCK_SIZE) / VMB_BLOCK_SIZE;
     reader->l2 = g_new(guint64, VMB_QCOW2_L2_ENTRIES);
-    if (!read_l1(reader, error))
+    if (!read_l1(reader, tolerant, error))
         return NULL;
     return g_steal_pointer(&reader);
+}
+
+VmbQcow2Reader *
+vmb_qcow2_reader_open(int fd, guint64 size, const char *label, GError **error)
+{
+    return open_reader(fd, NULL, size, label, FALSE, error);
+}
+
+VmbQcow2Reader *
+vmb_qcow2_reader_open_as(int fd, const guint8 *header, guint64 size, const char *label,
+                         GError **error)
+{
+    return open_reader(fd, header, size, label, FALSE, error);
+}
+
+VmbQcow2Reader *
+vmb_qcow2_reader_open_tolerant(int fd, guint64 size, const char *label, GError **error)
+{
+    return open_reader(fd, NULL, size, label, TRUE, error);
 }
 
 void

@@ -13,6 +13,9 @@ VmbQcow2Reader *vmb_qcow2_reader_open(int fd, guint64 size, const char *label, G
 /* The same, as if @header (a whole cluster; NULL: none) were the first cluster of the file. */
 VmbQcow2Reader *vmb_qcow2_reader_open_as(int fd, const guint8 *header, guint64 size,
                                          const char *label, GError **error);
+/* The same, but damaged entries of the L1 table are no error before they are used. */
+VmbQcow2Reader *vmb_qcow2_reader_open_tolerant(int fd, guint64 size, const char *label,
+                                               GError **error);
 void vmb_qcow2_reader_free(VmbQcow2Reader *reader);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbQcow2Reader, vmb_qcow2_reader_free)
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The files behind a disk of a point, opened by the manifests and checked against them. */
 #include "job/chain-files.h"
+#include "block/digest.h"
 #include "image/qcow2-format.h"
 #include "repo/layout.h"
 #include "util/error.h"
@@ -10,6 +11,8 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
+
+#define DIGEST_STEP (1024 * 1024)
 
 struct VmbChainFiles {
     guint n_fds;
@@ -80,12 +83,28 @@ backing_agrees(const char *backing, const VmbManifestDisk *disk, const VmbChainL
     return parent == NULL ? vmb_text_is_name(file) : strcmp(file, parent->disk->image) == 0;
 }
 
+/* How a chain is opened. */
+typedef struct {
+    VmbChainFiles *files;
+    const GArray *links;
+    const char *domain;
+    gboolean digests, tolerant;
+    gboolean *unverified; /* if tolerant */
+    GPtrArray *labels;
+} Opening;
+
 static gboolean
-check_header(int fd, const VmbChainLink *link, const VmbChainLink *parent, const char *label,
-             GError **error)
+check_header(const Opening *opening, guint i, GError **error)
 {
+    const VmbChainLink *link = &g_array_index(opening->links, VmbChainLink, i);
+    const VmbChainLink *parent =
+        i + 1 < opening->links->len ? &g_array_index(opening->links, VmbChainLink, i + 1) : NULL;
+    const char *label = opening->labels->pdata[i];
+    guint64 size = vmb_round_up(link->disk->size, 512);
+    int fd = opening->files->image_fds[i];
     g_autoptr(VmbQcow2Reader) reader =
-        vmb_qcow2_reader_open(fd, vmb_round_up(link->disk->size, 512), label, error);
+        opening->tolerant ? vmb_qcow2_reader_open_tolerant(fd, size, label, error)
+                          : vmb_qcow2_reader_open(fd, size, label, error);
     if (reader == NULL)
         return FALSE;
     const char *backing = vmb_qcow2_reader_backing_file(reader);
@@ -99,22 +118,82 @@ check_header(int fd, const VmbChainLink *link, const VmbChainLink *parent, const
 }
 
 static gboolean
-open_link(VmbChainFiles *files, const GArray *links, guint i, gboolean digests, const char *label,
-          GError **error)
+has_digest(int fd, guint64 size, const guint8 expected[VMB_DIGEST_SIZE], const char *label)
 {
-    const VmbChainLink *link = &g_array_index(links, VmbChainLink, i);
-    const VmbChainLink *parent =
-        i + 1 < links->len ? &g_array_index(links, VmbChainLink, i + 1) : NULL;
+    g_autofree guint8 *buffer = g_malloc(DIGEST_STEP);
+    g_autoptr(VmbDigest) hash = vmb_digest_new();
+    guint8 digest[VMB_DIGEST_SIZE];
+    for (guint64 offset = 0; offset < size;) {
+        gsize step = (gsize)MIN(size - offset, DIGEST_STEP);
+        if (!vmb_fs_pread(fd, buffer, step, offset, label, NULL))
+            return FALSE;
+        vmb_digest_update(hash, buffer, step);
+        offset += step;
+    }
+    vmb_digest_finish(hash, digest);
+    return memcmp(digest, expected, sizeof digest) == 0;
+}
+
+/* A descriptor of the link's digest file if its content is what the manifest says, else -1. */
+static int
+open_good_digests(const VmbChainLink *link, const char *label)
+{
     const VmbManifestDisk *disk = link->disk;
-    files->image_fds[i] =
-        open_checked(link->point, disk->image, disk->image_size, label, error);
-    if (files->image_fds[i] < 0 || !check_header(files->image_fds[i], link, parent, label, error))
+    g_auto(VmbFd) fd = open_checked(link->point, disk->digests, disk->digests_size, label, NULL);
+    if (fd < 0 || !has_digest(fd, disk->digests_size, disk->digests_digest, label))
+        return -1;
+    return vmb_fd_steal(&fd);
+}
+
+static gboolean
+open_link(const Opening *opening, guint i, GError **error)
+{
+    const VmbChainLink *link = &g_array_index(opening->links, VmbChainLink, i);
+    const VmbManifestDisk *disk = link->disk;
+    const char *label = opening->labels->pdata[i];
+    int *image = &opening->files->image_fds[i], *digests = &opening->files->digest_fds[i];
+    *image = opening->tolerant ? vmb_point_open_file(link->point, disk->image, error)
+                               : open_checked(link->point, disk->image, disk->image_size, label,
+                                              error);
+    if (*image < 0 || !check_header(opening, i, error))
         return FALSE;
-    if (!digests)
+    if (!opening->digests)
         return TRUE;
-    files->digest_fds[i] =
-        open_checked(link->point, disk->digests, disk->digests_size, label, error);
-    return files->digest_fds[i] >= 0;
+    *digests = opening->tolerant
+                   ? open_good_digests(link, label)
+                   : open_checked(link->point, disk->digests, disk->digests_size, label, error);
+    if (opening->tolerant)
+        opening->unverified[i] = *digests < 0;
+    return opening->tolerant || *digests >= 0;
+}
+
+static VmbChainFiles *
+open_files(Opening *opening, guint n, GError **error)
+{
+    g_autoptr(VmbChainFiles) files = g_new0(VmbChainFiles, 1);
+    g_autoptr(GPtrArray) labels = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GArray) layers = g_array_new(FALSE, TRUE, sizeof(VmbChainLayer));
+    opening->files = files;
+    opening->labels = labels;
+    files->n_fds = n;
+    files->image_fds = g_new(int, n);
+    files->digest_fds = g_new(int, n);
+    for (guint i = 0; i < n; i++)
+        files->image_fds[i] = files->digest_fds[i] = -1;
+    for (guint i = 0; i < n; i++) {
+        const VmbChainLink *link = &g_array_index(opening->links, VmbChainLink, i);
+        char *label = g_strdup_printf("%s/%s disk %s", opening->domain, link->point->id,
+                                      link->disk->target);
+        g_ptr_array_add(labels, label);
+        if (!open_link(opening, i, error))
+            return NULL;
+        VmbChainLayer layer = {label, files->image_fds[i], files->digest_fds[i], link->disk->size};
+        g_array_append_val(layers, layer);
+    }
+    const VmbChainLayer *all = (const VmbChainLayer *)(gpointer)layers->data;
+    files->chain = opening->tolerant ? vmb_chain_open_tolerant(all, n, error)
+                                     : vmb_chain_open(all, n, error);
+    return files->chain != NULL ? g_steal_pointer(&files) : NULL;
 }
 
 VmbChainFiles *
@@ -128,25 +207,20 @@ VmbChainFiles *
 vmb_chain_files_open_part(const GArray *links, guint n, const char *domain, gboolean digests,
                           GError **error)
 {
-    g_autoptr(VmbChainFiles) files = g_new0(VmbChainFiles, 1);
-    g_autoptr(GPtrArray) labels = g_ptr_array_new_with_free_func(g_free);
-    g_autoptr(GArray) layers = g_array_new(FALSE, TRUE, sizeof(VmbChainLayer));
-    files->n_fds = n;
-    files->image_fds = g_new(int, n);
-    files->digest_fds = g_new(int, n);
-    for (guint i = 0; i < n; i++)
-        files->image_fds[i] = files->digest_fds[i] = -1;
-    for (guint i = 0; i < n; i++) {
-        const VmbChainLink *link = &g_array_index(links, VmbChainLink, i);
-        char *label = g_strdup_printf("%s/%s disk %s", domain, link->point->id, link->disk->target);
-        g_ptr_array_add(labels, label);
-        if (!open_link(files, links, i, digests, label, error))
-            return NULL;
-        VmbChainLayer layer = {label, files->image_fds[i], files->digest_fds[i], link->disk->size};
-        g_array_append_val(layers, layer);
-    }
-    files->chain = vmb_chain_open((const VmbChainLayer *)(gpointer)layers->data, n, error);
-    return files->chain != NULL ? g_steal_pointer(&files) : NULL;
+    Opening opening = {.links = links, .domain = domain, .digests = digests};
+    return open_files(&opening, n, error);
+}
+
+VmbChainFiles *
+vmb_chain_files_open_tolerant(const GArray *links, const char *domain, gboolean only_first,
+                              gboolean *unverified, GError **error)
+{
+    Opening opening = {.links = links,
+                       .domain = domain,
+                       .digests = TRUE,
+                       .tolerant = TRUE,
+                       .unverified = unverified};
+    return open_files(&opening, only_first ? 1 : links->len, error);
 }
 
 gboolean

@@ -15,6 +15,13 @@ VmbChainFiles *vmb_chain_files_open(const GArray *links, const char *domain, gbo
 /* The same for the newest @n links. */
 VmbChainFiles *vmb_chain_files_open_part(const GArray *links, guint n, const char *domain,
                                          gboolean digests, GError **error);
+/* The same for points that may be damaged: sizes are not compared, the chain is one of
+ * vmb_chain_open_tolerant(), and digest files that are damaged are left out: @unverified[i] (as many as there
+ * are links) becomes TRUE, and what that layer holds is read as it is. Errors: VMB_ERROR_DAMAGE if a layer
+ * cannot be read at all. */
+VmbChainFiles *vmb_chain_files_open_tolerant(const GArray *links, const char *domain,
+                                             gboolean only_first, gboolean *unverified,
+                                             GError **error);
 void vmb_chain_files_free(VmbChainFiles *files);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbChainFiles, vmb_chain_files_free)
 

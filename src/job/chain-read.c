@@ -8,36 +8,70 @@
 
 #include <string.h>
 
+typedef struct {
+    VmbDecoder *decoder;
+    GArray *damage; /* of one chunk; its blocks tell the same */
+} Worker;
+
 static gboolean
 holds_data(const VmbBlock *block)
 {
     return block->kind == VMB_BLOCK_PLAIN || block->kind == VMB_BLOCK_COMPRESSED;
 }
 
+/* Lost blocks pass through the pipeline like data, so that all losses come in one order. */
+static gboolean
+is_wanted(const VmbBlock *block)
+{
+    return holds_data(block) || block->loss != VMB_LOSS_NONE;
+}
+
 static gpointer
 worker_new(gpointer user)
 {
     const VmbChainRead *job = user;
-    return vmb_decoder_new(job->chain);
+    Worker *worker = g_new0(Worker, 1);
+    worker->decoder = vmb_decoder_new(job->chain);
+    worker->damage = g_array_new(FALSE, FALSE, sizeof(guint64));
+    return worker;
 }
 
 static void
-worker_free(gpointer worker)
+worker_free(gpointer data)
 {
-    vmb_decoder_free(worker);
+    Worker *worker = data;
+    vmb_decoder_free(worker->decoder);
+    g_array_unref(worker->damage);
+    g_free(worker);
 }
 
 static gboolean
-decode(VmbChunk *chunk, gpointer worker, gpointer user, GError **error)
+decode(VmbChunk *chunk, gpointer data, gpointer user, GError **error)
 {
     const VmbChainRead *job = user;
-    return vmb_decoder_chunk(worker, chunk, job->damage, error);
+    Worker *worker = data;
+    g_array_set_size(worker->damage, 0);
+    return vmb_decoder_chunk(worker->decoder, chunk, job->losses != NULL ? worker->damage : NULL,
+                             error);
+}
+
+static void
+note_losses(const VmbChainRead *job, guint64 offset, const VmbBlock *blocks, guint n_blocks)
+{
+    guint64 size = vmb_chain_size(job->chain);
+    for (guint i = 0; job->losses != NULL && i < n_blocks; i++) {
+        guint64 at = offset + (guint64)i * VMB_BLOCK_SIZE;
+        if (blocks[i].loss != VMB_LOSS_NONE)
+            vmb_losses_add(job->losses, at, MIN(VMB_BLOCK_SIZE, size - at), blocks[i].layer,
+                           blocks[i].loss);
+    }
 }
 
 static gboolean
 emit(const VmbChunk *chunk, gpointer user, GError **error)
 {
     const VmbChainRead *job = user;
+    note_losses(job, chunk->offset, chunk->blocks, chunk->n_blocks);
     vmb_progress_advance(job->progress, (guint64)chunk->n_blocks * VMB_BLOCK_SIZE, chunk->length);
     return job->emit == NULL || job->emit(chunk, job->user, error);
 }
@@ -47,14 +81,18 @@ static gboolean
 queue_window(const VmbChainRead *job, VmbPipeline *pipeline, const VmbChainWindow *window)
 {
     guint64 size = vmb_round_up(vmb_chain_size(job->chain), 512);
+    if (job->maps_only) {
+        note_losses(job, window->offset, window->blocks, window->n_blocks);
+        return TRUE;
+    }
     for (guint first = 0; first < window->n_blocks;) {
-        if (!holds_data(&window->blocks[first])) {
+        if (!is_wanted(&window->blocks[first])) {
             first++;
             continue;
         }
         guint n = 1;
         while (n < VMB_CHUNK_BLOCKS && first + n < window->n_blocks &&
-               holds_data(&window->blocks[first + n]))
+               is_wanted(&window->blocks[first + n]))
             n++;
         guint64 offset = window->offset + (guint64)first * VMB_BLOCK_SIZE;
         guint64 length = MIN((guint64)n * VMB_BLOCK_SIZE, size - offset);

@@ -3,6 +3,7 @@
 #pragma once
 #include <gio/gio.h>
 #include "image/chain.h"
+#include "job/losses.h"
 #include "util/progress.h"
 
 typedef struct {
@@ -10,9 +11,10 @@ typedef struct {
     /* Takes each chunk of data in order; what is not in any chunk reads as zero. May be NULL. */
     gboolean (*emit)(const VmbChunk *chunk, gpointer user, GError **error);
     gpointer user;
-    /* Offsets (guint64) of damaged blocks are collected here and reading goes on; NULL: the first one
-     * is an error. */
-    GArray *damage;
+    /* What cannot be read is collected here and reading goes on, with zeroes; NULL: the first damaged block is
+     * an error. */
+    VmbLosses *losses;
+    gboolean maps_only;     /* no data is read: just maps and digests, compared with each other */
     GCancellable *cancel;   /* may be NULL */
     VmbProgress *progress;  /* may be NULL; advanced by the bytes of data */
 } VmbChainRead;

@@ -23,7 +23,15 @@ vmb_finding_free(VmbFinding *finding)
     g_free(finding->disk);
     g_free(finding->file);
     g_free(finding->message);
+    g_clear_pointer(&finding->affected, g_ptr_array_unref);
     g_free(finding);
+}
+
+const char *
+vmb_finding_kind_name(VmbFindingKind kind)
+{
+    static const char *const names[] = {"file", "metadata", "data", "chain"};
+    return names[kind];
 }
 
 VmbFinding *
@@ -32,6 +40,7 @@ vmb_finding_new(const char *point, const char *disk, const char *file, const cha
     VmbFinding *finding = g_new0(VmbFinding, 1);
     va_list args;
     va_start(args, format);
+    finding->kind = disk != NULL ? VMB_FINDING_METADATA : VMB_FINDING_FILE;
     finding->point = g_strdup(point);
     finding->disk = g_strdup(disk);
     finding->file = g_strdup(file);
@@ -69,7 +78,8 @@ open_file(Check *check, const char *disk, const char *file, guint64 size)
         report(check, disk, file, "cannot stat %s: %s", file, g_strerror(errno));
         return -1;
     }
-    if ((guint64)st.st_size != size) {
+    gboolean growing = g_strcmp0(check->point->growing, file) == 0 && (guint64)st.st_size > size;
+    if ((guint64)st.st_size != size && !growing) {
         report(check, disk, file,
                "%s has %" G_GUINT64_FORMAT " bytes instead of %" G_GUINT64_FORMAT, file,
                (guint64)st.st_size, size);
@@ -118,19 +128,34 @@ check_size(Check *check, const char *disk, const char *file, guint64 size)
 }
 
 static void
+report_manifest(Check *check)
+{
+    VmbFinding *finding = vmb_finding_new(check->name, NULL, VMB_LAYOUT_MANIFEST, "%s",
+                                          check->point->damage->message);
+    finding->kind = VMB_FINDING_METADATA;
+    g_ptr_array_add(check->findings, finding);
+}
+
+static void
+check_disks(Check *check, const GPtrArray *disks)
+{
+    for (guint i = 0; i < disks->len; i++) {
+        const VmbManifestDisk *disk = disks->pdata[i];
+        check_size(check, disk->target, disk->image, disk->image_size);
+        check_size(check, disk->target, disk->digests, disk->digests_size);
+    }
+}
+
+static void
 check_manifest(Check *check)
 {
     g_hash_table_add(check->known, (gpointer)VMB_LAYOUT_MANIFEST);
     if (check->point->manifest == NULL) {
-        report(check, NULL, VMB_LAYOUT_MANIFEST, "%s", check->point->damage->message);
+        report_manifest(check);
         return;
     }
     const VmbManifest *manifest = check->point->manifest;
-    for (guint i = 0; i < manifest->disks->len; i++) {
-        const VmbManifestDisk *disk = manifest->disks->pdata[i];
-        check_size(check, disk->target, disk->image, disk->image_size);
-        check_size(check, disk->target, disk->digests, disk->digests_size);
-    }
+    check_disks(check, manifest->disks);
     for (guint i = 0; i < manifest->files->len; i++)
         check_content(check, manifest->files->pdata[i]);
 }
@@ -167,7 +192,7 @@ check_nothing_else(Check *check)
 }
 
 void
-vmb_check_point(VmbPoint *point, const char *name, GPtrArray *findings)
+vmb_check_point(VmbPoint *point, const GPtrArray *disks, const char *name, GPtrArray *findings)
 {
     g_autoptr(GHashTable) known = g_hash_table_new(g_str_hash, g_str_equal);
     g_autoptr(GError) error = NULL;
@@ -177,11 +202,15 @@ vmb_check_point(VmbPoint *point, const char *name, GPtrArray *findings)
         report(&check, NULL, NULL, "%s", error->message);
         return;
     }
+    if (point->retired) {
+        if (point->manifest == NULL)
+            report_manifest(&check);
+        check_disks(&check, disks);
+        return;
+    }
     check_manifest(&check);
     check_state(&check);
     check_size(&check, NULL, VMB_LAYOUT_LOCK, 0);
-    if (point->retired)
-        check_size(&check, NULL, VMB_LAYOUT_RETIRED, 0);
     /* Without a manifest nobody knows what belongs there. */
     if (point->manifest != NULL)
         check_nothing_else(&check);

@@ -255,6 +255,8 @@ show_switched(VmbRepoDomain *domain, const VmbFoldRecord *record, VmbFoldPlace p
     g_autofree char *digests = vmb_layout_fold_file(record->entry->digests);
     g_autofree char *path = g_build_filename(VMB_LAYOUT_POINTS, record->child, digests, NULL);
     vmb_manifest_replace_disk(child->manifest, record->entry);
+    if (record->mode == VMB_FOLD_APPEND)
+        child->growing = g_strdup(record->entry->image); /* not cleaned yet */
     if (place == VMB_FOLD_AT_PARENT)
         move_file(child, record->entry->image, record->parent, record->parent_image);
     if (fstatat(domain->fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0)

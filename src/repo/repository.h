@@ -73,7 +73,8 @@ typedef struct {
     gboolean retired;           /* dropped: shown nowhere, but others may still build on it */
     /* While a fold is in progress (repo/fold-record.h); NULL otherwise. */
     GHashTable *moved; /* private: file name -> where it is, below points/ */
-    char *growing;     /* a file that may be longer than the manifest says */
+    char *growing;     /* an image whose unused places may hold anything, and that may be longer than the
+                        * manifest says */
 } VmbPoint;
 void vmb_point_free(VmbPoint *point);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPoint, vmb_point_free)

@@ -20,7 +20,7 @@ static const char *const names[] = {
     "repository-upgraded",
     "restore-disk-data",  "restore-disk-done",   "restore-before-publish", "restore-before-file",
     "restore-files-moved", "restore-published",
-    "restore-defined",    "adopt-journals-dropped", "adopted",        "checkpoint-redefined",
+    "restore-defined",    "verify-pinned",     "adopt-journals-dropped", "adopted",        "checkpoint-redefined",
     /* Deleting checkpoints, whichever story does it, and undoing what a dead run has left. */
     "checkpoint-taken-apart", "bitmap-removed", "checkpoint-deleted",
     "reconcile-noted", "reconcile-job-ended", "reconcile-guest-released",

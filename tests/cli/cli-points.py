@@ -111,7 +111,9 @@ def test_show(t):
     t.equal(document["manifest"]["id"], IDS[1])
     t.equal(document["disks"], tool.json("list")["points"][1]["disks"])
     t.equal(document["reasons"][0]["code"], "resized")
-    t.equal(document["state"], {"verified": None, "result": None, "protected": False, "tags": []})
+    t.equal(document["state"], {"verified": None, "checked": None, "result": None,
+                                "metadata_damaged": False, "damage": [], "protected": False,
+                                "tags": []})
     tool.ok("verify", "web01/" + IDS[0])
     t.equal(tool.json("show", "web01/" + IDS[0])["state"]["result"], "ok")
     t.contains(tool.ok("show", "web01/" + IDS[0]).out, ", ok")

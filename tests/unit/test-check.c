@@ -41,7 +41,7 @@ check(Checked *checked)
     g_autoptr(GPtrArray) points = fixture_points(checked->domain);
     GPtrArray *findings = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_finding_free);
     g_assert_cmpuint(points->len, ==, 1);
-    vmb_check_point(points->pdata[0], "web01/x", findings);
+    vmb_check_point(points->pdata[0], NULL, "web01/x", findings);
     return findings;
 }
 

@@ -21,7 +21,7 @@ assert_whole(VmbRepoDomain *domain, guint n_points)
         g_ptr_array_new_with_free_func((GDestroyNotify)vmb_finding_free);
     g_assert_cmpuint(points->len, ==, n_points);
     for (guint i = 0; i < n_points; i++)
-        vmb_check_point(points->pdata[i], "point", findings);
+        vmb_check_point(points->pdata[i], NULL, "point", findings);
     for (guint i = 0; i < findings->len; i++)
         g_error("%s", ((VmbFinding *)findings->pdata[i])->message);
 }
