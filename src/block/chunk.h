@@ -52,6 +52,7 @@ typedef struct {
     gboolean compare;
     gboolean probe;  /* for the one who takes and emits it */
     gboolean stored; /* likewise: nothing is to be encoded, blocks[] say where the data is stored */
+    gboolean again;  /* set by the pipeline's work: the producer is to fill it anew */
     VmbBlock blocks[VMB_CHUNK_BLOCKS];
     guint64 sequence; /* pipeline's own */
 } VmbChunk;

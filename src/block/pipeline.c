@@ -25,7 +25,7 @@ typedef enum {
 typedef struct Slot {
     VmbChunk chunk; /* first, so that a VmbChunk * is its Slot * */
     SlotState state;
-    struct Slot *next; /* in the list of free or of queued slots */
+    struct Slot *next; /* in the list of free, of queued or of returned slots */
 } Slot;
 
 /* A place in the order: a slot, or (slot NULL) a run of zeroes. */
@@ -40,7 +40,7 @@ struct VmbPipeline {
     pthread_mutex_t lock;
     pthread_cond_t for_workers;  /* something is queued, or stop */
     pthread_cond_t for_emitter;  /* the oldest entry may be ready, or stop */
-    pthread_cond_t for_producer; /* a slot is free, the order got shorter, failure */
+    pthread_cond_t for_producer; /* a slot is free or returned, the order got shorter, failure */
     int event_fd;
     gboolean signalled; /* state of event_fd */
 
@@ -48,11 +48,13 @@ struct VmbPipeline {
     guint8 *memory;   /* data and output of all slots; pages appear when first touched */
     Slot *free_slots; /* a stack: the slot used last is still in the cache */
     Slot *queue_head, *queue_tail;
+    Slot *returned; /* a stack: their places in the order are theirs anyway */
     Entry *order; /* a ring of order_capacity (a power of two) */
     guint64 order_head, order_tail, order_capacity;
     guint n_zeroes, n_taken;
+    guint n_busy; /* slots that are queued or worked on */
     guint64 sequence;
-    gboolean emitting;
+    gboolean emitting, finishing;
 
     gboolean stop;
     GError *failure; /* the first one */
@@ -71,7 +73,7 @@ over_locked(VmbPipeline *p)
 static void
 update_event_locked(VmbPipeline *p)
 {
-    gboolean want = p->free_slots != NULL || p->failure != NULL;
+    gboolean want = p->free_slots != NULL || p->returned != NULL || p->failure != NULL;
     if (want == p->signalled || p->event_fd < 0)
         return;
     guint64 value = 1;
@@ -155,6 +157,33 @@ wait_for_work_locked(VmbPipeline *p)
     return slot;
 }
 
+static void
+hand_back_locked(VmbPipeline *p, Slot *slot)
+{
+    slot->chunk.again = FALSE;
+    slot->state = SLOT_TAKEN;
+    slot->next = p->returned;
+    p->returned = slot;
+    p->n_taken++;
+    if (p->finishing)
+        fail_locked(p, g_error_new(VMB_ERROR, VMB_ERROR_FAILED,
+                                   "a chunk was handed back, and nobody fills it"));
+    update_event_locked(p);
+    pthread_cond_broadcast(&p->for_producer);
+}
+
+static void
+worked_locked(VmbPipeline *p, Slot *slot)
+{
+    if (slot->chunk.again) {
+        hand_back_locked(p, slot);
+        return;
+    }
+    slot->state = SLOT_DONE;
+    if (order_at(p, p->order_head)->slot == slot)
+        pthread_cond_signal(&p->for_emitter);
+}
+
 static gpointer
 worker_thread(gpointer data)
 {
@@ -168,11 +197,12 @@ worker_thread(gpointer data)
         gboolean ok =
             config->work == NULL || config->work(&slot->chunk, worker, config->user, &error);
         pthread_mutex_lock(&p->lock);
-        slot->state = SLOT_DONE;
-        if (!ok)
+        if (ok)
+            worked_locked(p, slot);
+        else
             fail_locked(p, error);
-        else if (order_at(p, p->order_head)->slot == slot)
-            pthread_cond_signal(&p->for_emitter);
+        if (--p->n_busy == 0)
+            pthread_cond_broadcast(&p->for_producer);
     }
     pthread_mutex_unlock(&p->lock);
     if (config->worker_new != NULL && config->worker_free != NULL)
@@ -330,7 +360,7 @@ take_locked(VmbPipeline *p, guint64 offset, guint64 length)
     slot->chunk.offset = offset;
     slot->chunk.length = length;
     slot->chunk.n_blocks = 0;
-    slot->chunk.compare = slot->chunk.probe = slot->chunk.stored = FALSE;
+    slot->chunk.compare = slot->chunk.probe = slot->chunk.stored = slot->chunk.again = FALSE;
     slot->chunk.sequence = p->sequence++;
     p->n_taken++;
     order_append_locked(p, (Entry){.slot = slot, .offset = offset, .length = length});
@@ -369,6 +399,7 @@ vmb_pipeline_push(VmbPipeline *p, VmbChunk *chunk)
     slot->state = SLOT_QUEUED;
     slot->next = NULL;
     p->n_taken--;
+    p->n_busy++;
     if (p->queue_head == NULL)
         p->queue_head = slot;
     else
@@ -376,6 +407,30 @@ vmb_pipeline_push(VmbPipeline *p, VmbChunk *chunk)
     p->queue_tail = slot;
     pthread_cond_signal(&p->for_workers);
     pthread_mutex_unlock(&p->lock);
+}
+
+VmbChunk *
+vmb_pipeline_returned(VmbPipeline *p)
+{
+    pthread_mutex_lock(&p->lock);
+    Slot *slot = over_locked(p) ? NULL : p->returned;
+    if (slot != NULL) {
+        p->returned = slot->next;
+        update_event_locked(p);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return slot != NULL ? &slot->chunk : NULL;
+}
+
+gboolean
+vmb_pipeline_settle(VmbPipeline *p)
+{
+    pthread_mutex_lock(&p->lock);
+    while (!over_locked(p) && p->n_busy > 0 && p->returned == NULL)
+        pthread_cond_wait(&p->for_producer, &p->lock);
+    gboolean any = !over_locked(p) && p->returned != NULL;
+    pthread_mutex_unlock(&p->lock);
+    return any;
 }
 
 /* TRUE while the queue of zero runs is full and gets shorter without the producer's help: it would
@@ -439,6 +494,7 @@ gboolean
 vmb_pipeline_finish(VmbPipeline *p, GError **error)
 {
     pthread_mutex_lock(&p->lock);
+    p->finishing = TRUE;
     if (p->n_taken > 0 && !over_locked(p))
         fail_locked(p, g_error_new(VMB_ERROR, VMB_ERROR_FAILED,
                                    "%u chunks were taken and never filled", p->n_taken));

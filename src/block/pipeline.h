@@ -11,7 +11,9 @@ typedef struct {
     /* Per worker thread: made and freed in it; either may be NULL. */
     gpointer (*worker_new)(gpointer user);
     void (*worker_free)(gpointer worker);
-    /* Works on one DATA chunk, in any order, in several threads at once. */
+    /* Works on one DATA chunk, in any order, in several threads at once. One of which it
+     * can make nothing it marks with chunk->again: the producer gets it back, see
+     * vmb_pipeline_returned(). */
     gboolean (*work)(VmbChunk *chunk, gpointer worker, gpointer user, GError **error);
     /* Takes each chunk (DATA and zero runs), in the order of vmb_pipeline_take()/_zero(), in one
      * thread at a time. May be NULL. */
@@ -33,12 +35,21 @@ VmbChunk *vmb_pipeline_try_take(VmbPipeline *pipeline, guint64 offset, guint64 l
 VmbChunk *vmb_pipeline_take(VmbPipeline *pipeline, guint64 offset, guint64 length);
 void vmb_pipeline_push(VmbPipeline *pipeline, VmbChunk *chunk);
 
+/* A chunk that work has handed back, or NULL: it keeps its place in the order, and nothing behind it is emitted
+ * until it has been filled and pushed anew. A producer that may get some looks for them whenever it
+ * waits, and does not use the waiting form above. */
+VmbChunk *vmb_pipeline_returned(VmbPipeline *pipeline);
+/* Waits until work has seen all chunks that were pushed, or has handed one back: TRUE. To be asked, until it
+ * is FALSE, before vmb_pipeline_finish(). */
+gboolean vmb_pipeline_settle(VmbPipeline *pipeline);
+
 /* A run of zeroes takes its place in the order; it needs no chunk and seldom waits: runs that touch
  * are merged while they queue, but some thousands that do not touch must queue before it waits, and
  * never for a chunk that the producer itself has not pushed yet. FALSE after a failure. */
 gboolean vmb_pipeline_zero(VmbPipeline *pipeline, guint64 offset, guint64 length);
 
-/* Readable while a chunk can be taken or after a failure (an eventfd, level-triggered). */
+/* Readable while a chunk can be taken, one was handed back, or after a failure (an eventfd,
+ * level-triggered). */
 int vmb_pipeline_fd(VmbPipeline *pipeline);
 /* TRUE after a worker or emit failed: stop producing. */
 gboolean vmb_pipeline_failed(VmbPipeline *pipeline);

@@ -14,6 +14,7 @@ typedef struct {
     gint n_working, n_workers, n_emitting;
     guint64 fail_work_at, fail_emit_at; /* offsets; G_MAXUINT64: never */
     guint max_delay;                    /* microseconds */
+    gboolean hand_back;                 /* work hands chunks back whose second byte is set */
     GMutex *gate;                       /* emit waits for it */
 } State;
 
@@ -42,6 +43,7 @@ work(VmbChunk *chunk, gpointer worker, gpointer user, GError **error)
         g_usleep((gulong)g_rand_int_range(worker, 0, (gint32)state->max_delay));
     chunk->n_blocks = chunk->data[0] + 1u;
     g_atomic_int_add(&state->n_working, -1);
+    chunk->again = state->hand_back && chunk->data[1] != 0;
     if (chunk->offset >= state->fail_work_at)
         return vmb_error_set(error, VMB_ERROR_DAMAGE, "work fails");
     return TRUE;
@@ -159,6 +161,86 @@ test_order(void)
         g_assert_cmpuint(state.data_bytes, ==, fed - zeroes);
         g_assert_cmpint(g_atomic_int_get(&state.n_working), ==, 0);
     }
+}
+
+/* Fills what has come back; some of it comes back once more. Returns how many. */
+static guint
+serve_returned(VmbPipeline *pipeline)
+{
+    guint n = 0;
+    for (VmbChunk *chunk; (chunk = vmb_pipeline_returned(pipeline)) != NULL; n++) {
+        g_assert_false(chunk->again);
+        fill(chunk);
+        chunk->data[1] = g_test_rand_int_range(0, 4) == 0;
+        vmb_pipeline_push(pipeline, chunk);
+    }
+    return n;
+}
+
+static guint
+feed_returning(VmbPipeline *pipeline, guint n, guint64 *fed)
+{
+    guint returned = 0;
+    for (guint i = 0; i < n; i++) {
+        guint64 length = VMB_BLOCK_SIZE * (guint64)g_test_rand_int_range(1, VMB_CHUNK_BLOCKS + 1);
+        VmbChunk *chunk = NULL;
+        if (g_test_rand_int_range(0, 3) == 0) {
+            g_assert_true(vmb_pipeline_zero(pipeline, *fed, length));
+        } else {
+            while ((chunk = vmb_pipeline_try_take(pipeline, *fed, length)) == NULL) {
+                struct pollfd event = {vmb_pipeline_fd(pipeline), POLLIN, 0};
+                g_assert_cmpint(poll(&event, 1, 20000), ==, 1);
+                returned += serve_returned(pipeline);
+            }
+            fill(chunk);
+            chunk->data[1] = g_test_rand_bit();
+            vmb_pipeline_push(pipeline, chunk);
+        }
+        *fed += length;
+    }
+    while (vmb_pipeline_settle(pipeline))
+        returned += serve_returned(pipeline);
+    return returned;
+}
+
+/* What is handed back keeps its place, and nobody waits for ever for it. */
+static void
+test_returned(void)
+{
+    guint returned = 0;
+    for (int round = 0; round < 40; round++) {
+        State state = STATE;
+        guint64 fed = 0;
+        g_autoptr(GError) error = NULL;
+        state.hand_back = TRUE;
+        state.max_delay = round % 2 == 0 ? 0 : 300;
+        g_autoptr(VmbPipeline) pipeline =
+            start(&state, (guint)g_test_rand_int_range(0, 6), (guint)g_test_rand_int_range(1, 12));
+        returned += feed_returning(pipeline, 200, &fed);
+        g_assert_true(vmb_pipeline_finish(pipeline, &error));
+        g_assert_no_error(error);
+        g_assert_cmpuint(state.next_offset, ==, fed);
+    }
+    g_assert_cmpuint(returned, >, 40);
+}
+
+/* Nobody is left who would fill it. */
+static void
+test_returned_too_late(void)
+{
+    State state = STATE;
+    g_autoptr(GError) error = NULL;
+    state.hand_back = TRUE;
+    state.max_delay = 20000;
+    g_autoptr(VmbPipeline) pipeline = start(&state, 1, 2);
+    VmbChunk *chunk = vmb_pipeline_take(pipeline, 0, VMB_BLOCK_SIZE);
+    fill(chunk);
+    chunk->data[1] = 1;
+    vmb_pipeline_push(pipeline, chunk);
+    g_assert_false(vmb_pipeline_finish(pipeline, &error));
+    g_assert_error(error, VMB_ERROR, VMB_ERROR_FAILED);
+    g_assert_null(vmb_pipeline_returned(pipeline));
+    g_assert_false(vmb_pipeline_settle(pipeline));
 }
 
 static void
@@ -366,6 +448,8 @@ main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/pipeline/order", test_order);
+    g_test_add_func("/pipeline/returned", test_returned);
+    g_test_add_func("/pipeline/returned-too-late", test_returned_too_late);
     g_test_add_func("/pipeline/nothing", test_nothing);
     g_test_add_func("/pipeline/errors", test_errors);
     g_test_add_func("/pipeline/free-early", test_free_early);
