@@ -157,6 +157,10 @@ cut_block(VmbDecoder *decoder, VmbBlock *block, guint64 offset, guint8 *data)
     if (vmb_zero_detect(data + kept, VMB_BLOCK_SIZE - kept))
         return;
     memset(data + kept, 0, VMB_BLOCK_SIZE - kept);
+    if (vmb_zero_detect(data, kept)) {
+        block->kind = VMB_BLOCK_ZERO;
+        return;
+    }
     block->kind = VMB_BLOCK_PLAIN;
     block->check = 0;
     block->stored = data;

@@ -3,7 +3,7 @@
 #pragma once
 #include "image/qcow2-reader.h"
 
-/* Stored bytes of blocks of @below that @above, with data or zeroes, hides; for frames an upper bound. Reads
- * tables, no data. Errors: VMB_ERROR_DAMAGE. */
+/* Stored bytes of blocks of @below that @above hides: with data, with zeroes, or because it ends before them;
+ * for frames an upper bound. Reads tables, no data. Errors: VMB_ERROR_DAMAGE. */
 gboolean vmb_overlap_bytes(VmbQcow2Reader *above, VmbQcow2Reader *below, guint64 *bytes,
                            GError **error);
