@@ -46,6 +46,22 @@ count_warnings(const GPtrArray *reasons)
     return n;
 }
 
+static VmbJson *
+view_disks(const VmbBackupResult *result)
+{
+    VmbJson *array = json_object_new_array();
+    for (guint i = 0; result->manifest != NULL && i < result->disks->len; i++) {
+        const VmbBackupDisk *disk = result->disks->pdata[i];
+        VmbJson *object = json_object_new_object();
+        vmb_json_add_string(object, "target", disk->target);
+        vmb_json_add_uint(object, "read", disk->read);
+        vmb_json_add_uint(object, "copied", disk->copied);
+        vmb_json_add_uint(object, "healed", disk->healed);
+        json_object_array_add(array, object);
+    }
+    return array;
+}
+
 static void
 report_json(const VmbBackupResult *result)
 {
@@ -54,23 +70,36 @@ report_json(const VmbBackupResult *result)
     vmb_json_add_string(line, "uuid", result->uuid);
     vmb_json_add_string(line, "status", result->error == NULL ? "ok" : "failed");
     vmb_json_add(line, "point", result->manifest != NULL ? vmb_view_point(result->manifest) : NULL);
+    vmb_json_add(line, "disks", view_disks(result));
     vmb_json_add(line, "reasons", vmb_view_reasons(result->reasons));
     vmb_json_add(line, "error", vmb_view_error(result->error));
     vmb_json_add_uint(line, "duration_ms", result->duration_ns / 1000000);
     vmb_output_json_line(line);
 }
 
+/* "" where nothing is special about it. */
+static char *
+describe_copied(const VmbBackupResult *result)
+{
+    guint64 copied = 0;
+    for (guint i = 0; i < result->disks->len; i++)
+        copied += ((const VmbBackupDisk *)result->disks->pdata[i])->copied;
+    g_autofree char *size = vmb_units_format_size(copied);
+    return copied > 0 ? g_strdup_printf(" (%s of the disks from its chain)", size) : g_strdup("");
+}
+
 static void
 report_text(const VmbBackupResult *result)
 {
     const VmbManifest *manifest = result->manifest;
+    g_autofree char *copied = describe_copied(result);
     g_autofree char *stored = vmb_units_format_size(vmb_manifest_stored(manifest));
     g_autofree char *duration = vmb_units_format_duration(result->duration_ns);
     g_autofree char *frozen = vmb_units_format_duration(manifest->freeze_ns);
-    vmb_output_line("%s/%s: %s, %u %s, %s, %s in %s%s%s", manifest->domain, manifest->id,
+    vmb_output_line("%s/%s: %s, %u %s, %s, %s%s in %s%s%s", manifest->domain, manifest->id,
                     vmb_level_name(manifest->level), manifest->disks->len,
                     manifest->disks->len == 1 ? "disk" : "disks",
-                    vmb_consistency_name(manifest->consistency), stored, duration,
+                    vmb_consistency_name(manifest->consistency), stored, copied, duration,
                     manifest->freeze_ns > 0 ? ", frozen for " : "",
                     manifest->freeze_ns > 0 ? frozen : "");
 }

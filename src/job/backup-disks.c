@@ -7,7 +7,6 @@
 #include "job/merge.h"
 #include "job/save-config.h"
 #include "repo/layout.h"
-#include "repo/state.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/units.h"
@@ -83,25 +82,6 @@ parent_clear(Parent *parent)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Parent, parent_clear)
 
-/* What verifications have found damaged in the chain. A state that cannot be read tells of nothing. */
-static GArray *
-damaged_ranges(const GArray *links, const char *disk_id)
-{
-    GArray *ranges = g_array_new(FALSE, FALSE, sizeof(VmbDamagedRange));
-    for (guint i = 0; i < links->len; i++) {
-        g_auto(VmbPointState) state = {0};
-        if (!vmb_point_state_read(g_array_index(links, VmbChainLink, i).point, &state, NULL))
-            continue;
-        for (guint d = 0; state.damage != NULL && d < state.damage->len; d++) {
-            const VmbDamage *damage = state.damage->pdata[d];
-            VmbDamagedRange range = {i, damage->offset, damage->length};
-            if (g_strcmp0(damage->disk, disk_id) == 0)
-                g_array_append_val(ranges, range);
-        }
-    }
-    return ranges;
-}
-
 static gboolean
 open_parent(VmbBackupRun *run, const VmbPlanDisk *plan, Parent *parent, VmbDiskBackup *backup,
             GError **error)
@@ -127,7 +107,9 @@ open_parent(VmbBackupRun *run, const VmbPlanDisk *plan, Parent *parent, VmbDiskB
     backup->synthetic = plan->synthetic;
     for (guint i = 0; plan->synthetic && i < parent->links->len; i++)
         backup->parent_frames |= g_array_index(parent->links, VmbChainLink, i).disk->compressed;
-    backup->damaged = parent->damaged = damaged_ranges(parent->links, plan->info->id);
+    parent->damaged = vmb_damage_known(parent->links, plan->info->id);
+    g_array_append_vals(parent->damaged, backup->found->data, backup->found->len);
+    backup->damaged = parent->damaged;
     backup->parent_size = plan->parent_disk->size;
     backup->backing_file = plan->synthetic ? NULL : parent->backing;
     backup->unit = compare ? 0 : survey_unit(plan->info);
@@ -136,7 +118,7 @@ open_parent(VmbBackupRun *run, const VmbPlanDisk *plan, Parent *parent, VmbDiskB
 
 /* A full that is nothing but the chain in one image. */
 static gboolean
-merge_unchanged(const VmbBackupRun *run, const Parent *parent, const VmbDiskBackup *backup,
+merge_unchanged(const VmbBackupRun *run, const Parent *parent, VmbDiskBackup *backup,
                 VmbManifestDisk *entry, GError **error)
 {
     VmbMerge merge = {.links = parent->links,
@@ -146,7 +128,10 @@ merge_unchanged(const VmbBackupRun *run, const Parent *parent, const VmbDiskBack
                       .digests_fd = backup->digests_fd,
                       .cancel = run->stop,
                       .progress = run->progress};
-    return vmb_merge_layers(&merge, entry, NULL, error);
+    if (!vmb_merge_layers(&merge, entry, NULL, error))
+        return FALSE;
+    backup->copied = entry->data_blocks * VMB_BLOCK_SIZE;
+    return TRUE;
 }
 
 /* What dropping the parent will free. Not knowing it is no reason to fail. */
@@ -165,16 +150,70 @@ note_replaced(const Parent *parent, const VmbDiskBackup *backup, const VmbPlanDi
 }
 
 static void
+report_size(VmbBackupRun *run, const VmbPlanDisk *plan, guint64 contradicted)
+{
+    const char *target = plan->info->target;
+    if (plan->parent != NULL && plan->parent_disk->size != plan->info->size)
+        vmb_reason_add(run->reasons, VMB_REASON_RESIZED, target,
+                       "%s: disk %s has %" G_GUINT64_FORMAT " bytes now, and had %"
+                       G_GUINT64_FORMAT, run->result->domain, target, plan->info->size,
+                       plan->parent_disk->size);
+    if (contradicted > 0)
+        vmb_reason_add(run->reasons, VMB_REASON_BITMAP_CONTRADICTED, target,
+                       "%s: disk %s: %" G_GUINT64_FORMAT " bytes read as zero although the bitmap "
+                       "says that they did not change; they are stored as zero",
+                       run->result->domain, target, contradicted);
+}
+
+static void
 report_read(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *backup)
 {
     const char *target = plan->info->target;
     if (backup->healed > 0)
         vmb_reason_add(run->reasons, VMB_REASON_DAMAGE_HEALED, target,
                        "%s: disk %s: %" G_GUINT64_FORMAT " damaged blocks of its chain were taken "
-                       "from the guest again", run->result->domain, target, backup->healed);
-    if (plan->synthetic)
-        vmb_info("%s: %" G_GUINT64_FORMAT " bytes were taken from the chain", backup->label,
-                 backup->copied);
+                       "from the guest again; older points that need them stay damaged",
+                       run->result->domain, target, backup->healed);
+    VmbBackupDisk *disk = g_new0(VmbBackupDisk, 1);
+    disk->target = g_strdup(target);
+    disk->read = backup->read;
+    disk->copied = backup->copied;
+    disk->healed = backup->healed * VMB_BLOCK_SIZE;
+    g_ptr_array_add(run->result->disks, disk);
+}
+
+/* Blocks differ that the bitmap calls clean. If all of them are damaged in the chain, the bitmap is as good as
+ * before: *@why says so then. */
+static void
+ask_digests(const VmbBackupRun *run, const Parent *parent, const VmbDiskBackup *backup,
+            GError **why)
+{
+    const char *domain = run->result->domain;
+    guint found = backup->found->len;
+    if (backup->differing->len == 0 ||
+        !vmb_chain_files_check_digests(parent->links, domain, NULL))
+        return;
+    g_autoptr(VmbChainFiles) files =
+        vmb_chain_files_open(parent->links, domain, FALSE, TRUE, NULL);
+    if (files == NULL || !vmb_damage_look(vmb_chain_files_chain(files), backup->differing,
+                                          backup->found, NULL) ||
+        backup->found->len - found < backup->differing->len)
+        return;
+    g_clear_error(why);
+    vmb_error_set(why, VMB_ERROR_DAMAGE,
+                  "%s: the block at disk offset %" G_GUINT64_FORMAT " is damaged in its chain: its "
+                  "content does not match its digest; `vmbackup verify` tells more", backup->label,
+                  g_array_index(backup->differing, guint64, 0));
+}
+
+static gboolean
+make_disk(VmbBackupRun *run, const VmbPlanDisk *plan, const Parent *parent, VmbDiskBackup *backup,
+          VmbManifestDisk *entry, guint64 *contradicted, GError **error)
+{
+    if (!plan->unchanged)
+        return vmb_disk_backup(backup, entry, contradicted, error);
+    return plan->synthetic ? merge_unchanged(run, parent, backup, entry, error)
+                           : vmb_disk_backup_nothing(backup, entry, error);
 }
 
 static gboolean
@@ -183,27 +222,24 @@ read_disk(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *base,
 {
     VmbDiskBackup backup = *base;
     g_auto(Parent) parent = {0};
+    g_autoptr(GArray) differing = g_array_new(FALSE, FALSE, sizeof(guint64));
+    g_autoptr(GError) why = NULL;
     guint64 contradicted = 0;
+    backup.differing = differing;
     if (plan->parent != NULL && !open_parent(run, plan, &parent, &backup, error))
         return FALSE;
-    if (plan->unchanged && plan->synthetic)
-        return merge_unchanged(run, &parent, &backup, entry, error);
-    if (!(plan->unchanged ? vmb_disk_backup_nothing(&backup, entry, error)
-                          : vmb_disk_backup(&backup, entry, &contradicted, error)))
+    if (!make_disk(run, plan, &parent, &backup, entry, &contradicted, &why))
+        ask_digests(run, &parent, &backup, &why);
+    if (backup.found->len > 0 && parent.links != NULL)
+        vmb_damage_note(parent.links, plan->info->id, backup.found);
+    if (why != NULL) {
+        g_propagate_error(error, g_steal_pointer(&why));
         return FALSE;
+    }
     if (plan->level == VMB_LEVEL_INCREMENTAL)
         note_replaced(&parent, &backup, plan, entry);
     report_read(run, plan, &backup);
-    if (plan->parent != NULL && plan->parent_disk->size != plan->info->size)
-        vmb_reason_add(run->reasons, VMB_REASON_RESIZED, plan->info->target,
-                       "%s: disk %s has %" G_GUINT64_FORMAT " bytes now, and had %"
-                       G_GUINT64_FORMAT, run->result->domain, plan->info->target,
-                       plan->info->size, plan->parent_disk->size);
-    if (contradicted > 0)
-        vmb_reason_add(run->reasons, VMB_REASON_BITMAP_CONTRADICTED, plan->info->target,
-                       "%s: disk %s: %" G_GUINT64_FORMAT " bytes read as zero although the bitmap "
-                       "says that they did not change; they are stored as zero",
-                       run->result->domain, plan->info->target, contradicted);
+    report_size(run, plan, contradicted);
     return TRUE;
 }
 
@@ -226,8 +262,9 @@ read_served(VmbBackupRun *run, const VmbPlanDisk *plan, const VmbDiskBackup *bac
     return FALSE;
 }
 
+/* @found: VmbDamagedRange that an earlier attempt came upon; what this one does is added. */
 static gboolean
-store_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
+store_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GArray *found, GError **error)
 {
     g_autoptr(VmbManifestDisk) entry = describe(run, plan);
     g_autofree char *label =
@@ -246,6 +283,7 @@ store_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
                             .image_fd = image,
                             .digests_fd = digests,
                             .compress_level = run->options->compress_level,
+                            .found = found,
                             .cancel = run->stop,
                             .on_stall = end_job_of_stalled_run,
                             .stall_data = run,
@@ -266,30 +304,39 @@ discard_disk(VmbBackupRun *run, const VmbPlanDisk *plan, GError **error)
            vmb_transaction_discard(run->transaction, digests, error);
 }
 
-/* The job goes on, and the disk is read once more: compared if it contradicts its bitmap, in full if its
- * parent cannot be read. */
+/* The job goes on, and the disk is read once more: compared if it contradicts its bitmap, in full if its parent
+ * cannot be read. @may_heal: only some of that is damaged, and is now known to be. */
+static gboolean
+plan_again(VmbBackupRun *run, VmbPlanDisk *plan, gboolean may_heal, GError *why, GError **error)
+{
+    const char *domain = run->result->domain;
+    if (is_by_bitmap(plan) && g_error_matches(why, VMB_ERROR, VMB_ERROR_NO_INCREMENTAL))
+        return vmb_plan_give_up_bitmap(plan, run->options, run->points, domain,
+                                       VMB_REASON_SPOT_CHECK_FAILED, why->message, run->reasons,
+                                       error);
+    if (plan->parent == NULL || !g_error_matches(why, VMB_ERROR, VMB_ERROR_DAMAGE)) {
+        g_propagate_error(error, g_error_copy(why));
+        return FALSE;
+    }
+    if (may_heal) {
+        vmb_notice("%s; it is taken from the guest again", why->message);
+        return TRUE;
+    }
+    return vmb_plan_give_up_parent(plan, run->options, domain, why->message, run->reasons, error);
+}
+
 static gboolean
 back_up_disk(VmbBackupRun *run, VmbPlanDisk *plan, GError **error)
 {
-    const char *domain = run->result->domain;
-    for (;;) {
+    g_autoptr(GArray) found = g_array_new(FALSE, FALSE, sizeof(VmbDamagedRange));
+    for (gboolean healing = FALSE;;) {
         g_autoptr(GError) why = NULL;
-        gboolean planned = FALSE;
-        if (store_disk(run, plan, &why))
+        guint known = found->len;
+        if (store_disk(run, plan, found, &why))
             return TRUE;
-        if (is_by_bitmap(plan) &&
-            g_error_matches(why, VMB_ERROR, VMB_ERROR_NO_INCREMENTAL)) {
-            planned = vmb_plan_give_up_bitmap(plan, run->options, run->points, domain,
-                                              VMB_REASON_SPOT_CHECK_FAILED, why->message,
-                                              run->reasons, error);
-        } else if (plan->parent != NULL &&
-                   g_error_matches(why, VMB_ERROR, VMB_ERROR_DAMAGE)) {
-            planned = vmb_plan_give_up_parent(plan, run->options, domain, why->message,
-                                              run->reasons, error);
-        } else {
-            g_propagate_error(error, g_steal_pointer(&why));
-        }
-        if (!planned || !discard_disk(run, plan, error))
+        gboolean may_heal = found->len > known && !healing;
+        healing |= may_heal;
+        if (!plan_again(run, plan, may_heal, why, error) || !discard_disk(run, plan, error))
             return FALSE;
     }
 }

@@ -15,9 +15,7 @@ typedef struct {
 static VmbBackupResult *
 not_begun(const char *domain)
 {
-    VmbBackupResult *result = g_new0(VmbBackupResult, 1);
-    result->domain = g_strdup(domain);
-    result->reasons = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_reason_free);
+    VmbBackupResult *result = vmb_backup_result_new(domain);
     vmb_error_set(&result->error, VMB_ERROR_CANCELLED,
                   "%s: cancelled before its backup began; nothing was changed", domain);
     return result;

@@ -275,6 +275,7 @@ drop_attempt(VmbBackupRun *run)
     g_clear_pointer(&run->manifest, vmb_manifest_free);
     g_clear_pointer(&run->plan, vmb_plan_free);
     g_clear_pointer(&run->info, vmb_domain_info_free);
+    g_ptr_array_set_size(run->result->disks, 0);
 }
 
 static gboolean

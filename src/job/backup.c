@@ -23,6 +23,24 @@
 #define JOB_GONE_LOOKS 10
 #define JOB_GONE_PAUSE_US (50 * 1000)
 
+static void
+backup_disk_free(gpointer data)
+{
+    VmbBackupDisk *disk = data;
+    g_free(disk->target);
+    g_free(disk);
+}
+
+VmbBackupResult *
+vmb_backup_result_new(const char *domain)
+{
+    VmbBackupResult *result = g_new0(VmbBackupResult, 1);
+    result->domain = g_strdup(domain);
+    result->disks = g_ptr_array_new_with_free_func(backup_disk_free);
+    result->reasons = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_reason_free);
+    return result;
+}
+
 void
 vmb_backup_result_free(VmbBackupResult *result)
 {
@@ -31,6 +49,7 @@ vmb_backup_result_free(VmbBackupResult *result)
     g_free(result->domain);
     g_free(result->uuid);
     vmb_manifest_free(result->manifest);
+    g_ptr_array_unref(result->disks);
     g_ptr_array_unref(result->reasons);
     g_clear_error(&result->error);
     g_free(result);
@@ -332,10 +351,8 @@ forward_cancel(GCancellable *cancel, gpointer data)
 VmbBackupResult *
 vmb_backup_domain(const VmbBackupOptions *options, const char *name)
 {
-    g_autoptr(VmbBackupResult) result = g_new0(VmbBackupResult, 1);
+    g_autoptr(VmbBackupResult) result = vmb_backup_result_new(name);
     guint64 start = vmb_units_monotonic();
-    result->domain = g_strdup(name);
-    result->reasons = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_reason_free);
     {
         g_auto(VmbBackupRun) run = {.options = options, .result = result};
         run.reasons = result->reasons;

@@ -30,16 +30,26 @@ typedef struct {
     GCancellable *cancel;
 } VmbBackupOptions;
 
+/* Where a disk of the point came from, in bytes of the disk. */
+typedef struct {
+    char *target;
+    guint64 read;   /* from the guest, or from its image if it is shut off */
+    guint64 copied; /* from the disk's chain in the repository, as it is stored there */
+    guint64 healed; /* damaged in the chain; part of what was read */
+} VmbBackupDisk;
+
 /* What became of one domain. */
 typedef struct {
     char *domain;          /* as the user named it, or the domain's name once known */
     char *uuid;            /* NULL if it was not found */
     VmbManifest *manifest; /* of the published point, or NULL */
+    GPtrArray *disks;      /* VmbBackupDisk, of those that were read; as complete as the manifest */
     GPtrArray *reasons;    /* VmbReason; also on failure */
     GError *error;         /* NULL on success; it may be set beside a published point (a thaw that was
                             * never confirmed, a checkpoint that is in doubt) */
     guint64 duration_ns;
 } VmbBackupResult;
+VmbBackupResult *vmb_backup_result_new(const char *domain);
 void vmb_backup_result_free(VmbBackupResult *result);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbBackupResult, vmb_backup_result_free)
 

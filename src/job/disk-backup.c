@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The hot path: one disk of a running job becomes an image and its digests. */
 #include "job/disk-backup.h"
-#include "block/compress.h"
-#include "block/encode.h"
-#include "block/pipeline.h"
-#include "image/digest-file.h"
 #include "image/qcow2-format.h"
-#include "image/qcow2-writer.h"
 #include "job/compare.h"
+#include "job/disk-sink.h"
 #include "nbd/reader.h"
 #include "util/error.h"
 #include "util/fault.h"
@@ -29,8 +25,6 @@ typedef struct {
     VmbDiskBackup *backup;
     guint64 size;       /* of the export and the image: the disk's, rounded up to 512 */
     guint64 dirty_from; /* everything from here on counts as dirty */
-    VmbQcow2Writer *writer;
-    VmbDigestWriter *digests;
     VmbPipeline *pipeline;
     VmbNbdReader *reader;
     GError **read_error; /* the first one of a completed read */
@@ -47,6 +41,7 @@ typedef struct {
     VmbSpotCheck *spot_check;     /* NULL: there is no bitmap to be tested */
     gboolean surveying;
     gboolean vanished;            /* clean data has become zero, so far */
+    GError *damage;               /* of the parent, met by the spot check; the first */
     guint64 first_read, last_read; /* monotonic ns: first one submitted, last one completed */
 } Disk;
 
@@ -63,98 +58,6 @@ static gboolean
 has_parent(const Disk *disk)
 {
     return disk->backup->parent != NULL;
-}
-
-/* The image has nothing below it: what is absent reads as zero there. */
-static gboolean
-is_full(const Disk *disk)
-{
-    return disk->backup->parent == NULL || disk->backup->synthetic;
-}
-
-/* ---- encoding and writing ---- */
-
-typedef struct {
-    VmbEncoder *encoder;
-    VmbDecoder *decoder; /* NULL: nothing is copied */
-} Worker;
-
-static gpointer
-worker_new(gpointer user)
-{
-    const Disk *disk = user;
-    Worker *worker = g_new0(Worker, 1);
-    worker->encoder = vmb_encoder_new(disk->backup->compress_level);
-    if (disk->backup->synthetic)
-        worker->decoder = vmb_decoder_new(disk->backup->parent);
-    return worker;
-}
-
-static void
-worker_free(gpointer data)
-{
-    Worker *worker = data;
-    vmb_encoder_free(worker->encoder);
-    vmb_decoder_free(worker->decoder);
-    g_free(worker);
-}
-
-/* What is copied is decoded as well: only so is it known to be what its digest says. */
-static gboolean
-encode(VmbChunk *chunk, gpointer data, gpointer user, GError **error)
-{
-    Worker *worker = data;
-    if (chunk->stored)
-        return vmb_decoder_chunk(worker->decoder, chunk, NULL, error);
-    vmb_encoder_chunk(worker->encoder, chunk);
-    return TRUE;
-}
-
-static gboolean
-write_zero(Disk *disk, guint64 offset, guint64 length, GError **error)
-{
-    return is_full(disk) ||
-           (vmb_qcow2_writer_zero(disk->writer, offset, length, error) &&
-            vmb_digest_writer_zero(disk->digests, offset, length, error));
-}
-
-static gboolean
-write_block(Disk *disk, guint64 offset, const VmbBlock *block, GError **error)
-{
-    if (block->kind == VMB_BLOCK_ABSENT)
-        return TRUE; /* it has not changed */
-    if (block->kind == VMB_BLOCK_ZERO)
-        return write_zero(disk, offset, MIN(VMB_BLOCK_SIZE, disk->size - offset), error);
-    return vmb_qcow2_writer_block(disk->writer, offset, block->kind, block->stored,
-                                  block->stored_length, error) &&
-           vmb_digest_writer_data(disk->digests, offset, block->digest, block->check, error);
-}
-
-static gboolean
-judge_probe(const Disk *disk, const VmbChunk *chunk, GError **error)
-{
-    return chunk->blocks[0].kind == VMB_BLOCK_ABSENT ||
-           vmb_error_set(error, VMB_ERROR_NO_INCREMENTAL,
-                         "%s: the bitmap calls the block at offset %" G_GUINT64_FORMAT
-                         " unchanged, but it differs from the newest point",
-                         disk->backup->label, chunk->offset);
-}
-
-static gboolean
-emit(const VmbChunk *chunk, gpointer user, GError **error)
-{
-    Disk *disk = user;
-    if (chunk->probe)
-        return judge_probe(disk, chunk, error);
-    vmb_progress_advance(disk->backup->progress, chunk->length,
-                         chunk->data != NULL ? chunk->length : 0);
-    if (chunk->data == NULL)
-        return write_zero(disk, chunk->offset, chunk->length, error);
-    for (guint i = 0; i < chunk->n_blocks; i++)
-        if (!write_block(disk, chunk->offset + (guint64)i * VMB_BLOCK_SIZE, &chunk->blocks[i],
-                         error))
-            return FALSE;
-    return TRUE;
 }
 
 /* ---- reading ---- */
@@ -213,44 +116,72 @@ wait_for_room(Disk *disk, GError **error)
     return vmb_nbd_reader_wait(disk->reader, vmb_pipeline_fd(disk->pipeline), error);
 }
 
-/* @probe: what the one block is expected to be, or NULL for one that is to be stored. */
-static void
-prepare(const Disk *disk, VmbChunk *chunk, const VmbBlock *probe)
-{
-    if (probe != NULL) {
-        chunk->compare = chunk->probe = TRUE;
-        chunk->blocks[0] = *probe;
-    } else if (disk->backup->compare) {
-        vmb_compare_expect(disk->backup->parent, disk->window, chunk);
-    }
-}
-
+/* Reads into a chunk from the guest. */
 static gboolean
-submit(Disk *disk, guint64 offset, guint32 length, const VmbBlock *probe, GError **error)
+start_read(Disk *disk, VmbChunk *chunk, GError **error)
 {
-    VmbChunk *chunk = NULL;
-    for (;;) {
-        if (!check_health(disk, error))
-            return FALSE;
-        if (vmb_nbd_reader_has_room(disk->reader)) {
-            chunk = vmb_pipeline_try_take(disk->pipeline, offset, length);
-            if (chunk != NULL)
-                break;
-            if (!wait_for_room(disk, error))
-                return FALSE;
-        } else if (!vmb_nbd_reader_wait(disk->reader, -1, error)) {
-            return FALSE;
-        }
-    }
-    prepare(disk, chunk, probe);
-    if (!vmb_nbd_reader_submit(disk->reader, chunk->data, offset, length, read_done, chunk, disk,
-                               error))
+    if (!chunk->probe)
+        disk->backup->read += chunk->length;
+    if (!vmb_nbd_reader_submit(disk->reader, chunk->data, chunk->offset, (guint32)chunk->length,
+                               read_done, chunk, disk, error))
         return FALSE;
     if (disk->began)
         return TRUE;
     disk->began = TRUE;
     disk->first_read = disk->last_read = vmb_units_monotonic();
     return vmb_fault_point("disk-data", error);
+}
+
+/* What could not be copied, because it is damaged in the chain, comes from the guest instead: clean blocks are
+ * the same there. */
+static gboolean
+read_returned(Disk *disk, GError **error)
+{
+    for (VmbChunk *chunk; (chunk = vmb_pipeline_returned(disk->pipeline)) != NULL;) {
+        disk->backup->copied -= chunk->length;
+        while (!vmb_nbd_reader_has_room(disk->reader))
+            if (!vmb_nbd_reader_wait(disk->reader, -1, error))
+                return FALSE;
+        if (!start_read(disk, chunk, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+/* The next chunk in the order, once there is one. What has come back is read before: all others may wait
+ * for that. */
+static VmbChunk *
+take(Disk *disk, guint64 offset, guint64 length, gboolean to_read, GError **error)
+{
+    for (;;) {
+        if (!check_health(disk, error) || !read_returned(disk, error))
+            return NULL;
+        if (!to_read || vmb_nbd_reader_has_room(disk->reader)) {
+            VmbChunk *chunk = vmb_pipeline_try_take(disk->pipeline, offset, length);
+            if (chunk != NULL)
+                return chunk;
+            if (!wait_for_room(disk, error))
+                return NULL;
+        } else if (!vmb_nbd_reader_wait(disk->reader, -1, error)) {
+            return NULL;
+        }
+    }
+}
+
+/* @probe: what the one block is expected to be, or NULL for what is to be stored. */
+static gboolean
+submit(Disk *disk, guint64 offset, guint32 length, const VmbBlock *probe, GError **error)
+{
+    VmbChunk *chunk = take(disk, offset, length, TRUE, error);
+    if (chunk == NULL)
+        return FALSE;
+    if (probe != NULL) {
+        chunk->compare = chunk->probe = TRUE;
+        chunk->blocks[0] = *probe;
+    } else if (disk->backup->compare) {
+        vmb_compare_expect(disk->backup->parent, disk->window, chunk);
+    }
+    return start_read(disk, chunk, error);
 }
 
 static gboolean
@@ -274,14 +205,9 @@ copy_blocks(Disk *disk, guint first, guint n, GError **error)
 {
     guint64 offset = disk->window->offset + (guint64)first * VMB_BLOCK_SIZE;
     guint64 length = MIN((guint64)n * VMB_BLOCK_SIZE, disk->size - offset);
-    VmbChunk *chunk = NULL;
-    while (chunk == NULL) {
-        if (!check_health(disk, error))
-            return FALSE;
-        chunk = vmb_pipeline_try_take(disk->pipeline, offset, length);
-        if (chunk == NULL && !wait_for_room(disk, error))
-            return FALSE;
-    }
+    VmbChunk *chunk = take(disk, offset, length, FALSE, error);
+    if (chunk == NULL)
+        return FALSE;
     chunk->stored = TRUE;
     chunk->n_blocks = n;
     memcpy(chunk->blocks, disk->window->blocks + first, n * sizeof(VmbBlock));
@@ -321,7 +247,7 @@ zero_range(Disk *disk, guint64 offset, guint64 length, GError **error)
 {
     if (++disk->zero_runs >= ZERO_RUNS_PER_DRAIN) {
         disk->zero_runs = 0;
-        if (!vmb_nbd_reader_drain(disk->reader, error))
+        if (!read_returned(disk, error) || !vmb_nbd_reader_drain(disk->reader, error))
             return FALSE;
     }
     return vmb_pipeline_zero(disk->pipeline, offset, length) || check_health(disk, error);
@@ -373,44 +299,21 @@ plan_window(Disk *disk, guint64 offset, const GArray *extents, guint8 *actions, 
 
 /* ---- damage ---- */
 
-/* Where the layer that is seen is the damaged one; what a newer one holds there has been mended before. */
-static gboolean
-is_damaged(const Disk *disk, guint64 offset, const VmbBlock *block)
-{
-    for (guint i = 0; disk->backup->damaged != NULL && i < disk->backup->damaged->len; i++) {
-        const VmbDamagedRange *range = &g_array_index(disk->backup->damaged, VmbDamagedRange, i);
-        if (range->layer == block->layer && holds_data(block) &&
-            range->offset < offset + VMB_BLOCK_SIZE && offset < range->offset + range->length)
-            return TRUE;
-    }
-    return FALSE;
-}
-
-static gboolean
-touches_damage(const Disk *disk, guint64 offset, guint64 end)
-{
-    for (guint i = 0; disk->backup->damaged != NULL && i < disk->backup->damaged->len; i++) {
-        const VmbDamagedRange *range = &g_array_index(disk->backup->damaged, VmbDamagedRange, i);
-        if (range->offset < end && offset < range->offset + range->length)
-            return TRUE;
-    }
-    return FALSE;
-}
-
 /* Damaged blocks count as changed, and not as known. */
 static void
 heal_window(Disk *disk, guint64 offset, guint n_blocks, guint8 *actions, gboolean *any)
 {
-    if (!has_parent(disk) ||
-        !touches_damage(disk, offset, offset + (guint64)n_blocks * VMB_BLOCK_SIZE))
+    if (!has_parent(disk))
         return;
-    for (guint b = 0; b < MIN(n_blocks, disk->window->n_blocks); b++) {
+    g_autoptr(GArray) damage = vmb_damage_within(
+        disk->backup->damaged, offset, offset + (guint64)n_blocks * VMB_BLOCK_SIZE);
+    for (guint b = 0; damage != NULL && b < MIN(n_blocks, disk->window->n_blocks); b++) {
         VmbBlock *block = &disk->window->blocks[b];
-        if (!is_damaged(disk, offset + (guint64)b * VMB_BLOCK_SIZE, block))
+        if (!vmb_damage_covers(damage, offset + (guint64)b * VMB_BLOCK_SIZE, block))
             continue;
         disk->backup->healed++;
         memset(block->digest, 0, VMB_DIGEST_SIZE);
-        if (actions[b] == VMB_ACTION_TRUST || actions[b] == VMB_ACTION_SKIP)
+        if (actions[b] == VMB_ACTION_TRUST)
             actions[b] = VMB_ACTION_READ;
         *any = TRUE;
     }
@@ -445,6 +348,19 @@ test_bitmap(Disk *disk, guint64 offset, guint n_blocks, const guint8 *actions, G
     return check_vanished(disk, offset, n_blocks, actions, error);
 }
 
+/* A synthetic full has noted it when it was to be copied, and has taken it from the guest. */
+static void
+note_damage(Disk *disk, const VmbSpot *spot, GError *error)
+{
+    VmbDamagedRange range = {spot->known.layer, spot->offset, VMB_BLOCK_SIZE};
+    if (!disk->backup->synthetic)
+        g_array_append_val(disk->backup->found, range);
+    if (disk->backup->synthetic || disk->damage != NULL)
+        g_error_free(error);
+    else
+        disk->damage = error;
+}
+
 /* The blocks of the check come last: which they are is known when all were seen. */
 static gboolean
 spot_check(Disk *disk, GError **error)
@@ -456,8 +372,10 @@ spot_check(Disk *disk, GError **error)
         const VmbSpot *spot = &g_array_index(spots, VmbSpot, i);
         guint32 length = (guint32)MIN(VMB_BLOCK_SIZE, disk->size - spot->offset);
         VmbBlock expected;
-        if (!vmb_spot_check_expect(disk->spot_check, spot, &expected, error) ||
-            !submit(disk, spot->offset, length, &expected, error))
+        g_autoptr(GError) damage = NULL;
+        if (!vmb_spot_check_expect(disk->spot_check, spot, &expected, &damage))
+            note_damage(disk, spot, g_steal_pointer(&damage));
+        else if (!submit(disk, spot->offset, length, &expected, error))
             return FALSE;
     }
     return TRUE;
@@ -560,42 +478,49 @@ survey(Disk *disk, GError **error)
     return TRUE;
 }
 
+/* Until nothing comes back any more. */
+static gboolean
+settle(Disk *disk, GError **error)
+{
+    do {
+        if (!read_returned(disk, error) || !vmb_nbd_reader_drain(disk->reader, error) ||
+            !check_health(disk, error))
+            return FALSE;
+    } while (vmb_pipeline_settle(disk->pipeline));
+    return TRUE;
+}
+
+/* What is damaged has to come from the guest: the increment is made once more. */
+static gboolean
+judge_parent(Disk *disk, GError **error)
+{
+    if (disk->damage == NULL)
+        return TRUE;
+    g_propagate_error(error, g_steal_pointer(&disk->damage));
+    return FALSE;
+}
+
+static gboolean
+judge_bitmap(const Disk *disk, GError **error)
+{
+    const GArray *differing = disk->backup->differing;
+    return differing == NULL || differing->len == 0 ||
+           vmb_error_set(error, VMB_ERROR_NO_INCREMENTAL,
+                         "%s: the bitmap calls the block at offset %" G_GUINT64_FORMAT
+                         " unchanged, but it differs from the newest point",
+                         disk->backup->label, g_array_index(differing, guint64, 0));
+}
+
 static gboolean
 read_disk(Disk *disk, GError **error)
 {
     return survey(disk, error) && each_window(disk, do_window, error) &&
-           spot_check(disk, error) && vmb_nbd_reader_drain(disk->reader, error) &&
-           check_health(disk, error) && vmb_pipeline_finish(disk->pipeline, error);
+           spot_check(disk, error) && settle(disk, error) &&
+           vmb_pipeline_finish(disk->pipeline, error) && judge_bitmap(disk, error) &&
+           judge_parent(disk, error);
 }
 
 /* ---- putting it together ---- */
-
-static gboolean
-may_hold_frames(const VmbDiskBackup *backup)
-{
-    return backup->compress_level != VMB_COMPRESS_NONE || backup->parent_frames;
-}
-
-static gboolean
-finish(Disk *disk, VmbManifestDisk *entry, GError **error)
-{
-    VmbQcow2Summary summary;
-    if (!vmb_qcow2_writer_finish(disk->writer, &summary, error) ||
-        !vmb_digest_writer_finish(disk->digests, &entry->digests_size, entry->digests_digest,
-                                  error))
-        return FALSE;
-    entry->image_size = summary.file_size;
-    entry->compressed = may_hold_frames(disk->backup);
-    entry->data_blocks = summary.data_blocks;
-    entry->zero_blocks = summary.zero_blocks;
-    entry->stored_bytes = summary.stored_bytes;
-    memcpy(entry->head_digest, summary.head_digest, VMB_DIGEST_SIZE);
-    memcpy(entry->tables_digest, summary.tables_digest, VMB_DIGEST_SIZE);
-    vmb_debug("%s: data was read from %" G_GUINT64_FORMAT " ns to %" G_GUINT64_FORMAT
-              " ns of the monotonic clock", disk->backup->label, disk->first_read,
-              disk->last_read);
-    return TRUE;
-}
 
 static VmbNbdReader *
 open_reader(const VmbDiskBackup *backup, guint64 size, GError **error)
@@ -625,59 +550,45 @@ vmb_disk_backup(VmbDiskBackup *backup, VmbManifestDisk *entry, guint64 *contradi
                 GError **error)
 {
     g_autoptr(GError) read_error = NULL;
+    guint found = backup->found != NULL ? backup->found->len : 0;
     Disk disk = {.backup = backup, .size = vmb_round_up(backup->size, 512),
                  .read_error = &read_error};
-    VmbQcow2WriterOptions image = {disk.size, may_hold_frames(backup), backup->backing_file,
-                                   backup->label};
-    VmbPipelineConfig config = {.worker_new = worker_new, .worker_free = worker_free,
-                                .work = encode, .emit = emit, .user = &disk};
-    backup->copied = backup->healed = 0;
+    backup->read = backup->copied = backup->healed = 0;
     disk.dirty_from = disk.suspect_from = disk.survey.suspect_from = G_MAXUINT64;
     if (backup->compare)
         disk.suspect_from = 0;
     else if (backup->parent != NULL && backup->parent_size != backup->size)
         disk.dirty_from = vmb_round_down(MIN(backup->parent_size, backup->size), VMB_BLOCK_SIZE);
     /* Freed in reverse order: reads into the pipeline's buffers end first. */
-    g_autoptr(VmbQcow2Writer) writer = vmb_qcow2_writer_new(backup->image_fd, &image, error);
-    if (writer == NULL)
+    g_auto(VmbDiskSink) sink = {0};
+    if (!vmb_disk_sink_open(&sink, backup, error))
         return FALSE;
-    g_autoptr(VmbDigestWriter) digests =
-        vmb_digest_writer_new(backup->digests_fd, backup->size, backup->label, error);
-    if (digests == NULL)
-        return FALSE;
-    disk.writer = writer;
-    disk.digests = digests;
     g_autoptr(VmbSpotCheck) check = NULL;
     if (backup->parent != NULL && !backup->compare)
         check = disk.spot_check = vmb_spot_check_new(backup->parent, g_random_int());
-    g_autoptr(VmbPipeline) pipeline = vmb_pipeline_new(&config);
-    disk.pipeline = pipeline;
+    g_autoptr(VmbPipeline) pipeline = disk.pipeline = vmb_disk_sink_start(&sink);
     g_autoptr(VmbNbdReader) reader = open_reader(backup, disk.size, error);
     if (reader == NULL || !vmb_fault_point("disk-opened", error))
         return FALSE;
     disk.reader = reader;
-    gboolean ok = read_disk(&disk, error) && finish(&disk, entry, error) &&
+    gboolean ok = read_disk(&disk, error) && vmb_disk_sink_finish(&sink, entry, error) &&
                   vmb_fault_point("disk-finished", error);
+    g_clear_error(&disk.damage);
     *contradicted = backup->compare ? 0 : disk.contradicted * VMB_BLOCK_SIZE;
+    if (ok && backup->synthetic)
+        backup->healed += backup->found->len - found;
+    vmb_debug("%s: data was read from %" G_GUINT64_FORMAT " ns to %" G_GUINT64_FORMAT
+              " ns of the monotonic clock", backup->label, disk.first_read, disk.last_read);
     return ok;
 }
 
 gboolean
-vmb_disk_backup_nothing(const VmbDiskBackup *backup, VmbManifestDisk *entry, GError **error)
+vmb_disk_backup_nothing(VmbDiskBackup *backup, VmbManifestDisk *entry, GError **error)
 {
-    VmbDiskBackup none = *backup;
-    Disk disk = {.backup = &none, .size = vmb_round_up(backup->size, 512)};
-    VmbQcow2WriterOptions image = {disk.size, may_hold_frames(backup), backup->backing_file,
-                                   backup->label};
-    g_autoptr(VmbQcow2Writer) writer = vmb_qcow2_writer_new(backup->image_fd, &image, error);
-    if (writer == NULL)
+    g_auto(VmbDiskSink) sink = {0};
+    backup->read = backup->copied = backup->healed = 0;
+    if (!vmb_disk_sink_open(&sink, backup, error))
         return FALSE;
-    g_autoptr(VmbDigestWriter) digests =
-        vmb_digest_writer_new(backup->digests_fd, backup->size, backup->label, error);
-    if (digests == NULL)
-        return FALSE;
-    disk.writer = writer;
-    disk.digests = digests;
-    vmb_progress_advance(backup->progress, disk.size, 0);
-    return finish(&disk, entry, error);
+    vmb_progress_advance(backup->progress, sink.size, 0);
+    return vmb_disk_sink_finish(&sink, entry, error);
 }

@@ -3,7 +3,7 @@
 #pragma once
 #include <gio/gio.h>
 #include "image/chain.h"
-#include "repo/manifest.h"
+#include "job/damage.h"
 #include "util/progress.h"
 
 typedef struct {
@@ -14,7 +14,11 @@ typedef struct {
     gboolean synthetic;         /* a full: what has not changed is copied from the parent, which was opened
                                  * with digests; backing_file is NULL */
     gboolean parent_frames;     /* synthetic: some of the chain's images hold zstd frames */
-    const GArray *damaged;      /* VmbDamagedRange of the parent; NULL: none is known */
+    const GArray *damaged;      /* VmbDamagedRange of the parent: counts as changed; NULL: none is known */
+    /* With a parent; filled also on failure: */
+    GArray *found;              /* VmbDamagedRange that was found damaged, added to what is there */
+    GArray *differing;          /* guint64 offsets of blocks that the bitmap calls clean, and that differ from the
+                                 * parent; ascending */
     gboolean compare;           /* everything is read, and what differs from the parent is stored; the
                                  * parent was opened with digests, otherwise without */
     guint64 parent_size;        /* bytes */
@@ -29,26 +33,23 @@ typedef struct {
     void (*on_stall)(gpointer data);
     gpointer stall_data;
     VmbProgress *progress;      /* may be NULL */
-    guint64 copied;             /* out: bytes of guest data that were copied from the parent */
-    guint64 healed;             /* out: blocks that were read because they are damaged in the parent */
+    /* out */
+    guint64 read;               /* bytes of the disk that came from the guest, without those of tests */
+    guint64 copied;             /* bytes of the disk that were copied from the parent */
+    guint64 healed;             /* blocks that were read because they are damaged in the parent */
 } VmbDiskBackup;
 
-/* Blocks of one layer of the parent that cannot be relied upon. */
-typedef struct {
-    guint layer;            /* 0: the newest */
-    guint64 offset, length; /* of the disk, bytes */
-} VmbDamagedRange;
-
 /* Reads, encodes and writes; fills sizes, counts and digests of @disk. *@contradicted gets the bytes that
- * the bitmap calls clean, that read as zero, and where the parent holds data. No fsync. A bitmap that the
- * disk contradicts is VMB_ERROR_NO_INCREMENTAL, a parent that cannot be read VMB_ERROR_DAMAGE. */
+ * the bitmap calls clean, that read as zero, and where the parent holds data. No fsync. A disk that
+ * contradicts its bitmap, or, as far as the differing blocks go, a parent that is damaged without a sign, is
+ * VMB_ERROR_NO_INCREMENTAL; a parent that cannot be read is VMB_ERROR_DAMAGE: if some of it was found damaged, it
+ * may be tried again with that. */
 gboolean vmb_disk_backup(VmbDiskBackup *backup, VmbManifestDisk *disk, guint64 *contradicted,
                          GError **error);
 
 /* The same for a disk that is known not to have changed: nothing is read, and an empty increment is written.
  * Fills @disk. */
-gboolean vmb_disk_backup_nothing(const VmbDiskBackup *backup, VmbManifestDisk *disk,
-                                 GError **error);
+gboolean vmb_disk_backup_nothing(VmbDiskBackup *backup, VmbManifestDisk *disk, GError **error);
 
 /* What to do with each block of a window; pure, for tests. @actions: @n_blocks bytes. @extents: the
  * merged extents of [offset, offset + n_blocks * 64 KiB), clamped to the disk. From @dirty_from on

@@ -2,6 +2,7 @@
 /* Which disks a backup takes, at which level, by which method, and why. */
 #include "job/plan.h"
 #include "job/chain-files.h"
+#include "job/damage.h"
 #include "repo/state.h"
 #include "util/error.h"
 #include "virt/bitmap-state.h"
@@ -296,6 +297,30 @@ is_unchanged(const Planning *planning, const VmbPlanDisk *disk)
            vmb_source_layers_unchanged(disk->parent_disk->layers, disk->layers);
 }
 
+/* Its newest point reads as something else than the disk held: it has to be read, changed or not. What cannot be
+ * found out is told by the reading. */
+static gboolean
+shows_damage(const Planning *planning, const VmbPlanDisk *disk)
+{
+    gboolean seen = FALSE;
+    g_autoptr(GArray) links = vmb_repo_chain(planning->points, disk->parent, disk->info->id, NULL);
+    g_autoptr(GArray) known = links != NULL ? vmb_damage_known(links, disk->info->id) : NULL;
+    if (known == NULL || known->len == 0)
+        return known == NULL;
+    g_autoptr(VmbChainFiles) files =
+        vmb_chain_files_open(links, planning->name, FALSE, FALSE, NULL);
+    return files == NULL ||
+           !vmb_damage_is_seen(known, vmb_chain_files_chain(files), &seen, NULL) || seen;
+}
+
+/* At its limit a disk that has to be read whole begins a new chain, instead of being compared. */
+static gboolean
+is_full_by_limit(const VmbPlanDisk *disk, const VmbBackupOptions *options)
+{
+    return disk->at_limit && disk->method == VMB_METHOD_FULL && !options->no_compare &&
+           disk->reason != VMB_REASON_PARENT_DAMAGED;
+}
+
 static gboolean
 report_disk(const VmbPlanDisk *disk, const VmbBackupOptions *options, const char *domain,
             const char *detail, GPtrArray *reasons, GError **error)
@@ -317,6 +342,10 @@ report_disk(const VmbPlanDisk *disk, const VmbBackupOptions *options, const char
                              vmb_reason_meaning(disk->reason), more);
     vmb_reason_add(reasons, disk->reason, target, "%s: disk %s in full: %s%s", domain, target,
                    vmb_reason_meaning(disk->reason), more);
+    if (is_full_by_limit(disk, options))
+        vmb_reason_add(reasons, VMB_REASON_CHAIN_LIMIT, target,
+                       "%s: disk %s is not compared, because its chain has reached its greatest "
+                       "length", domain, target);
     return TRUE;
 }
 
@@ -389,7 +418,7 @@ plan_disk(const Planning *planning, const VmbDiskInfo *info, char **detail)
         return disk;
     }
     disk->reason = VMB_N_REASONS;
-    if (is_unchanged(planning, disk)) {
+    if (is_unchanged(planning, disk) && !shows_damage(planning, disk)) {
         disk->method = VMB_METHOD_OFFLINE;
         disk->unchanged = TRUE;
         return disk;

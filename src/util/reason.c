@@ -29,8 +29,9 @@ static const struct {
     [VMB_REASON_PARENT_DAMAGED] = {"parent-damaged", TRUE,
         "The newest point's image or digests cannot be read, so nothing can build on them."},
     [VMB_REASON_CHAIN_LIMIT] = {"chain-limit", FALSE,
-        "The disk's chain has reached its greatest length, so a new one begins; what has not changed is "
-        "taken from the chain."},
+        "The disk's chain has reached its greatest length (--max-chain), so a full begins a new one: what has "
+        "not changed is copied from the chain, or, without a usable bitmap, all is read instead of being "
+        "compared."},
     [VMB_REASON_SPOT_CHECK_FAILED] = {"spot-check-failed", TRUE,
         "Blocks that the bitmap calls unchanged differ from the newest point, so the bitmap is not "
         "this disk's."},
@@ -55,8 +56,8 @@ static const struct {
         "A disk of the newest point is no longer part of the domain; its last state stays in the "
         "older points."},
     [VMB_REASON_DAMAGE_HEALED] = {"damage-healed", TRUE,
-        "Blocks that a verification found damaged in the disk's chain were taken from the guest again; "
-        "older points stay damaged."},
+        "Blocks that a verification, or this backup, found damaged in the disk's chain were taken from the "
+        "guest again; older points that need them stay damaged."},
     [VMB_REASON_AGENT_ABSENT] = {"agent-absent", TRUE,
         "The guest agent is not connected, so the guest was not frozen."},
     [VMB_REASON_AGENT_TIMEOUT] = {"agent-timeout", TRUE,
