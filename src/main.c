@@ -14,12 +14,17 @@ static const VmbVerb verbs[] = {
      "  vmbackup -r /backup backup web01\n"
      "  vmbackup -r /backup backup --all --jobs 2 --quiesce require\n",
      vmb_verb_backup},
+    {"estimate", "say what backups would need, before they are made", "DOMAIN... | --all",
+     "  vmbackup estimate --all\n"
+     "  vmbackup -r /backup estimate web01\n", vmb_verb_estimate},
     {"list", "list restore points", "[DOMAIN]",
      "  vmbackup -r /backup list\n"
      "  vmbackup -r /backup list web01 --json\n",
      vmb_verb_list},
     {"show", "show all about a restore point", "DOMAIN/POINT",
      "  vmbackup -r /backup show web01/latest\n", vmb_verb_show},
+    {"stats", "say how much the repository holds, and how it grows", "[DOMAIN]...",
+     "  vmbackup -r /backup stats\n", vmb_verb_stats},
     {"verify", "read points back and find damage", "[DOMAIN[/POINT]]...",
      "  vmbackup -r /backup verify\n"
      "  vmbackup -r /backup verify web01/latest\n",

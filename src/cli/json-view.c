@@ -14,16 +14,15 @@ vmb_view_new(const char *type)
     return object;
 }
 
-/* Time, or null for 0. */
-static void
-add_time(VmbJson *object, const char *key, gint64 time_ns)
+void
+vmb_view_add_time(VmbJson *object, const char *key, gint64 time_ns)
 {
     g_autofree char *time = time_ns != 0 ? vmb_units_format_time(time_ns) : NULL;
     vmb_json_add_string(object, key, time);
 }
 
-static void
-add_bytes(VmbJson *object, const char *key, guint64 bytes)
+void
+vmb_view_add_bytes(VmbJson *object, const char *key, guint64 bytes)
 {
     if (bytes != VMB_BYTES_UNKNOWN)
         vmb_json_add_uint(object, key, bytes);
@@ -101,13 +100,13 @@ vmb_view_summary(const VmbSummary *point, const char *uuid, guint64 frees)
                  point->time_ns,  point->level,  point->consistency};
     VmbJson *object = view_head(&head);
     VmbJson *disks = json_object_new_array(), *tags = json_object_new_array();
-    add_bytes(object, "frees", frees);
+    vmb_view_add_bytes(object, "frees", frees);
     vmb_json_add_bool(object, "protected", point->is_protected || point->state_unreadable);
     for (gsize i = 0; point->tags[i] != NULL; i++)
         json_object_array_add(tags, json_object_new_string(point->tags[i]));
     vmb_json_add(object, "tags", tags);
-    add_time(object, "verified", point->verified_ns);
-    add_time(object, "checked", point->checked_ns);
+    vmb_view_add_time(object, "verified", point->verified_ns);
+    vmb_view_add_time(object, "checked", point->checked_ns);
     vmb_json_add_string(object, "verify_result", point->verify_result);
     for (guint i = 0; i < point->n_disks; i++)
         json_object_array_add(disks, VIEW_DISK(&point->disks[i]));
@@ -207,8 +206,8 @@ vmb_view_state(const VmbPointState *state)
         vmb_json_add_uint(entry, "length", range->length);
         json_object_array_add(damage, entry);
     }
-    add_time(object, "verified", state->verified_ns);
-    add_time(object, "checked", state->checked_ns);
+    vmb_view_add_time(object, "verified", state->verified_ns);
+    vmb_view_add_time(object, "checked", state->checked_ns);
     vmb_json_add_string(object, "result", state->verify_result);
     vmb_json_add_bool(object, "metadata_damaged", state->metadata_damaged);
     vmb_json_add(object, "damage", damage);

@@ -33,6 +33,10 @@ VmbJson *vmb_view_texts(const GPtrArray *texts);
  * and affected (ids of points) are null where there are none. */
 VmbJson *vmb_view_findings(const GPtrArray *findings);
 
+/* Adds a time, null for 0; a size, null for VMB_BYTES_UNKNOWN. */
+void vmb_view_add_time(VmbJson *object, const char *key, gint64 time_ns);
+void vmb_view_add_bytes(VmbJson *object, const char *key, guint64 bytes);
+
 /* {"verified", "checked": times or null, "result": "ok", "damaged" or null, "metadata_damaged", "damage": [{"disk"
  * (identity), "offset", "length"}], "protected", "tags"}. */
 VmbJson *vmb_view_state(const VmbPointState *state);

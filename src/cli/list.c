@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* vmbackup list: the restore points of a repository. */
+#include "cli/domains-view.h"
 #include "cli/exit-status.h"
 #include "cli/json-view.h"
 #include "cli/output.h"
 #include "cli/table.h"
 #include "cli/verbs.h"
-#include "job/catalog.h"
 #include "util/log.h"
 #include "util/units.h"
 
@@ -43,32 +43,6 @@ marks(const VmbSummary *point)
     if (!point->is_protected)
         return tags[0] != '\0' ? g_steal_pointer(&tags) : NULL;
     return g_strconcat("protected", tags[0] != '\0' ? "," : "", tags, NULL);
-}
-
-/* What a user can give to other verbs for this domain, whatever its older points call it. */
-static const char *
-usable_name(const GPtrArray *domains, const VmbCatalogDomain *domain)
-{
-    for (guint i = 0; domain->name != NULL && i < domains->len; i++) {
-        const VmbCatalogDomain *other = g_ptr_array_index(domains, i);
-        if (other != domain && g_strcmp0(other->name, domain->name) == 0)
-            return domain->uuid;
-    }
-    return domain->name != NULL ? domain->name : domain->uuid;
-}
-
-/* Of domains with one name the first two: they stand side by side. */
-static void
-tell_shared_names(const GPtrArray *domains)
-{
-    for (guint i = 1; i < domains->len; i++) {
-        const VmbCatalogDomain *before = g_ptr_array_index(domains, i - 1);
-        const VmbCatalogDomain *domain = g_ptr_array_index(domains, i);
-        if (domain->name != NULL && g_strcmp0(before->name, domain->name) == 0)
-            vmb_notice("two domains have had the name '%s' (%s and %s): give the UUID of the one "
-                       "that is meant",
-                       domain->name, before->uuid, domain->uuid);
-    }
 }
 
 static void
@@ -112,7 +86,7 @@ print_table(const GPtrArray *domains)
     g_autoptr(VmbTable) table = vmb_table_new(headers);
     for (guint i = 0; i < domains->len; i++) {
         const VmbCatalogDomain *domain = g_ptr_array_index(domains, i);
-        const char *name = usable_name(domains, domain);
+        const char *name = vmb_domains_usable_name(domains, domain);
         for (guint k = 0; k < domain->points->len; k++)
             add_row(table, name, g_ptr_array_index(domain->points, k), domain->frees[k]);
     }
@@ -147,28 +121,6 @@ print_json(const GPtrArray *domains)
     vmb_output_json_close();
 }
 
-/* What is damaged is told on standard error, too; returns the exit status. */
-static int
-tell_damage(const GPtrArray *domains)
-{
-    int status = VMB_EXIT_OK;
-    for (guint i = 0; i < domains->len; i++) {
-        const VmbCatalogDomain *domain = g_ptr_array_index(domains, i);
-        if (domain->damage != NULL) {
-            vmb_log(VMB_LOG_ERROR, "%s: %s", domain->uuid, domain->damage->message);
-            status = vmb_exit_status(domain->damage);
-        }
-        for (guint k = 0; k < domain->points->len; k++) {
-            const VmbSummary *point = g_ptr_array_index(domain->points, k);
-            if (point->damage == NULL)
-                continue;
-            vmb_log(VMB_LOG_ERROR, "%s", point->damage->message);
-            status = vmb_exit_status(point->damage);
-        }
-    }
-    return status;
-}
-
 int
 vmb_verb_list(VmbCommand *command)
 {
@@ -185,13 +137,13 @@ vmb_verb_list(VmbCommand *command)
     g_autoptr(VmbRepository) repository = path != NULL ? vmb_repository_open(path, &error) : NULL;
     g_autoptr(GPtrArray) domains = NULL;
     if (repository != NULL)
-        domains = vmb_catalog_read(repository, vmb_command_operands(command)[0], &error);
+        domains = vmb_catalog_read(repository, vmb_command_operands(command), &error);
     if (domains == NULL)
         return vmb_command_fail(error);
     if (json)
         print_json(domains);
     else
         print_table(domains);
-    tell_shared_names(domains);
-    return tell_damage(domains);
+    vmb_domains_tell_shared_names(domains);
+    return vmb_domains_tell_damage(domains);
 }

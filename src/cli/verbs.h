@@ -6,6 +6,8 @@
 int vmb_verb_init(VmbCommand *command);
 int vmb_verb_backup(VmbCommand *command);
 int vmb_verb_list(VmbCommand *command);
+int vmb_verb_stats(VmbCommand *command);
+int vmb_verb_estimate(VmbCommand *command);
 int vmb_verb_show(VmbCommand *command);
 int vmb_verb_verify(VmbCommand *command);
 int vmb_verb_restore(VmbCommand *command);

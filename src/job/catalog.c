@@ -72,17 +72,15 @@ compare_names(gconstpointer a, gconstpointer b)
 
 /* Those that share a name as well: listing may show them all. */
 static GPtrArray *
-wanted_uuids(VmbRepository *repository, const char *domain, GError **error)
+uuids_of(VmbRepository *repository, const char *name, GError **error)
 {
-    if (domain == NULL)
-        return vmb_repository_domains(repository, error);
-    g_autoptr(GPtrArray) named = vmb_repository_domains_named(repository, domain, error);
+    g_autoptr(GPtrArray) named = vmb_repository_domains_named(repository, name, error);
+    g_autofree char *lower = g_ascii_strdown(name, -1);
     if (named == NULL)
         return NULL;
-    g_autofree char *lower = g_ascii_strdown(domain, -1);
     if (named->len > 1 || (named->len == 1 && !vmb_text_is_uuid(lower)))
         return g_steal_pointer(&named);
-    char *uuid = vmb_repository_find_domain(repository, domain, error);
+    char *uuid = vmb_repository_find_domain(repository, name, error);
     if (uuid == NULL)
         return NULL;
     GPtrArray *uuids = g_ptr_array_new_with_free_func(g_free);
@@ -90,10 +88,32 @@ wanted_uuids(VmbRepository *repository, const char *domain, GError **error)
     return uuids;
 }
 
-GPtrArray *
-vmb_catalog_read(VmbRepository *repository, const char *domain, GError **error)
+static GPtrArray *
+wanted_uuids(VmbRepository *repository, const char *const *names, GError **error)
 {
-    g_autoptr(GPtrArray) uuids = wanted_uuids(repository, domain, error);
+    if (names == NULL || names[0] == NULL)
+        return vmb_repository_domains(repository, error);
+    g_autoptr(GPtrArray) wanted = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GHashTable) seen = g_hash_table_new(g_str_hash, g_str_equal);
+    for (gsize i = 0; names[i] != NULL; i++) {
+        g_autoptr(GPtrArray) uuids = uuids_of(repository, names[i], error);
+        if (uuids == NULL)
+            return NULL;
+        for (guint k = 0; k < uuids->len; k++) {
+            if (g_hash_table_contains(seen, uuids->pdata[k]))
+                continue;
+            char *uuid = g_strdup(uuids->pdata[k]);
+            g_ptr_array_add(wanted, uuid);
+            g_hash_table_add(seen, uuid);
+        }
+    }
+    return g_steal_pointer(&wanted);
+}
+
+GPtrArray *
+vmb_catalog_read(VmbRepository *repository, const char *const *names, GError **error)
+{
+    g_autoptr(GPtrArray) uuids = wanted_uuids(repository, names, error);
     if (uuids == NULL)
         return NULL;
     GPtrArray *entries = g_ptr_array_new_with_free_func(catalog_domain_free);

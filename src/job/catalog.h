@@ -13,10 +13,10 @@ typedef struct {
     GError *damage;    /* its points could not be looked at */
 } VmbCatalogDomain;
 
-/* Domains in the order of their names. @domain: name or UUID of the only ones that are wanted; NULL:
- * all. GPtrArray of VmbCatalogDomain. Errors: as vmb_repository_open() and
+/* Domains in the order of their names, each once. @names: names or UUIDs of the only ones that are wanted,
+ * NULL-terminated; NULL or empty: all. GPtrArray of VmbCatalogDomain. Errors: as vmb_repository_open() and
  * vmb_repository_find_domain(). */
-GPtrArray *vmb_catalog_read(VmbRepository *repository, const char *domain, GError **error);
+GPtrArray *vmb_catalog_read(VmbRepository *repository, const char *const *names, GError **error);
 
 /* One point with its state and its manifest as it is stored. */
 typedef struct {

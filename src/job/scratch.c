@@ -144,24 +144,11 @@ vmb_scratch_estimate(const VmbPlan *plan, guint64 *worst)
     return need;
 }
 
-/* The first directory on the way up that exists: the one whose filesystem will be used. */
-static char *
-existing_parent(const char *path)
-{
-    g_autofree char *parent = g_strdup(path);
-    while (!g_file_test(parent, G_FILE_TEST_IS_DIR)) {
-        char *up = g_path_get_dirname(parent);
-        g_free(parent);
-        parent = up;
-    }
-    return g_steal_pointer(&parent);
-}
-
 gboolean
 vmb_scratch_check_space(const VmbScratch *scratch, const VmbPlan *plan, const char *domain,
                         GPtrArray *reasons, GError **error)
 {
-    g_autofree char *place = existing_parent(scratch->dir);
+    g_autofree char *place = vmb_fs_existing_parent(scratch->dir);
     guint64 worst, available, need = vmb_scratch_estimate(plan, &worst);
     if (!vmb_fs_free_space(place, &available, error))
         return FALSE;

@@ -226,6 +226,18 @@ vmb_fs_digest(int fd, guint64 length, char **hex, const char *label, GError **er
     return TRUE;
 }
 
+char *
+vmb_fs_existing_parent(const char *path)
+{
+    char *parent = g_strdup(path);
+    while (!g_file_test(parent, G_FILE_TEST_IS_DIR)) {
+        char *up = g_path_get_dirname(parent);
+        g_free(parent);
+        parent = up;
+    }
+    return parent;
+}
+
 static guint64
 free_bytes(const struct statvfs *fs)
 {

@@ -58,6 +58,10 @@ gboolean vmb_fs_remove_tree(int dir_fd, const char *name, GError **error);
 /* SHA-256 of all @length bytes of the file, by streaming; fails unless it has just that length. */
 gboolean vmb_fs_digest(int fd, guint64 length, char **hex, const char *label, GError **error);
 
+/* The first directory on the way up from @path (absolute) that exists: whose filesystem will be used. Free with
+ * g_free(). */
+char *vmb_fs_existing_parent(const char *path);
+
 /* Free bytes (for unprivileged users) of the filesystem of @path. */
 gboolean vmb_fs_free_space(const char *path, guint64 *bytes, GError **error);
 /* The same, of an open file; @label: for messages. */

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What list tells of points, from the cache and without it."""
+"""What list and stats tell of points, from the cache and without it."""
 
 import os
 import shutil
@@ -164,6 +164,42 @@ def test_names(t):
             pass
     tool.run("list", "vm0000").expect(21).says("holds no point")
     t.equal(len(tool.json("list")["points"]), 4)
+
+
+@tap.test
+def test_stats(t):
+    tool = repository(t, domains=2)
+    clock = {"VMBACKUP_TEST_CLOCK": "1767700000"}  # the day after the last point
+    document = tool.json("stats", **clock)
+    whole, domains = document["repository"], document["domains"]
+    t.equal([d["domain"] for d in domains], ["vm0000", "vm0001"])
+    for d in domains:
+        t.equal([d[key] for key in ("points", "damaged", "virtual", "data", "stored", "retired")],
+                [5, 0, 2 * (10 * 1024 * 1024 + 512), 5 * 2 * 3 * 65536, 5 * STORED, 0])
+        t.equal((d["oldest"], d["newest"]), ("2026-01-01T00:00:00Z", "2026-01-05T00:00:00Z"))
+        t.equal((d["growth_per_day"], d["ratio"]), (STORED, 0.60))
+    t.equal((whole["domains"], whole["points"], whole["stored"]), (2, 10, 10 * STORED))
+    t.equal(whole["growth_per_day"], 2 * STORED)
+    t.equal(whole["days_until_full"], whole["free"] // (2 * STORED))
+    # Of the repository all domains count, whichever are shown; each is shown once.
+    one = tool.json("stats", "vm0001", FIRST[:-1] + "1", **clock)
+    t.equal(one["domains"], domains[1:])
+    t.equal(one["repository"]["stored"], whole["stored"])
+    text = tool.ok("stats", "vm0001", **clock).out
+    t.equal([line.split()[0] for line in text.splitlines()[:2]], ["DOMAIN", "vm0001"])
+    t.contains(text, "2 domains, 10 points")
+    t.contains(tool.ok("stats").out, "Nobody knows how fast it grows")
+    # What is retired is told apart, but has been added all the same.
+    with open(domain_path(tool, "points", DAYS[2], "retired"), "w", encoding="utf-8"):
+        pass
+    first = tool.json("stats", **clock)["domains"][0]
+    t.equal([first[key] for key in ("points", "stored", "retired", "growth_per_day")],
+            [4, 4 * STORED, STORED, STORED])
+    os.truncate(domain_path(tool, "points", DAYS[3], "manifest.json"), 10)
+    document = tool.run("stats", "--json", **clock).expect(4).json
+    t.equal([d["damaged"] for d in document["domains"]], [1, 0])
+    tool.ok("stats", "vm0001", **clock)
+    tool.run("stats", "nobody").expect(21)
 
 
 if __name__ == "__main__":
