@@ -97,14 +97,32 @@ skip(VmbPlan *plan, const VmbDiskInfo *info, VmbReasonCode why, const char *doma
                    vmb_reason_meaning(why));
 }
 
+/* The disk whose tables or digests are damaged has a range that covers all of it, so that others need not suffer;
+ * unless no disk has one. */
+static gboolean
+is_about_disk(const VmbPointState *state, const VmbPoint *point, const char *id)
+{
+    gboolean any = FALSE;
+    for (guint i = 0; state->damage != NULL && i < state->damage->len; i++) {
+        const VmbDamage *damage = state->damage->pdata[i];
+        const VmbManifestDisk *disk = vmb_manifest_find_disk(point->manifest, damage->disk);
+        gboolean whole = disk != NULL && damage->offset == 0 && damage->length >= disk->size;
+        if (whole && strcmp(damage->disk, id) == 0)
+            return TRUE;
+        any |= whole;
+    }
+    return !any;
+}
+
 /* Something that everything else of the point depends on was found damaged by a verification. */
 static gboolean
-metadata_is_damaged(const GArray *links, const char *domain, char **detail)
+metadata_is_damaged(const GArray *links, const char *id, const char *domain, char **detail)
 {
     for (guint i = 0; i < links->len; i++) {
         VmbPoint *point = g_array_index(links, VmbChainLink, i).point;
         g_auto(VmbPointState) state = {0};
-        if (vmb_point_state_read(point, &state, NULL) && state.metadata_damaged) {
+        if (vmb_point_state_read(point, &state, NULL) && state.metadata_damaged &&
+            is_about_disk(&state, point, id)) {
             *detail = g_strdup_printf("verification found tables or digests of %s/%s damaged",
                                       domain, point->id);
             return TRUE;
@@ -124,7 +142,7 @@ parent_is_sound(GPtrArray *points, const VmbPlanDisk *disk, const char *domain, 
     if (links == NULL)
         return FALSE;
     *length = links->len;
-    if (metadata_is_damaged(links, domain, &damage))
+    if (metadata_is_damaged(links, disk->info->id, domain, &damage))
         return vmb_error_set(error, VMB_ERROR_DAMAGE, "%s", damage);
     if (digests)
         return vmb_chain_files_check_digests(links, domain, error);
