@@ -88,8 +88,11 @@ print_state(const VmbCatalogPoint *entry)
         vmb_output_line("Checked:      %s, %s (without its data)", checked, state->verify_result);
     print_damage(entry);
     vmb_output_line("Protected:    %s", state->is_protected ? "yes" : "no");
+    g_autoptr(GString) tags = g_string_new(NULL);
     for (guint i = 0; state->tags != NULL && i < state->tags->len; i++)
-        vmb_output_line("Tag:          %s", (const char *)state->tags->pdata[i]);
+        g_string_append_printf(tags, "%s%s", i > 0 ? ", " : "", (char *)state->tags->pdata[i]);
+    if (tags->len > 0)
+        vmb_output_line("Tags:         %s", tags->str);
 }
 
 static void

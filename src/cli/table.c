@@ -13,7 +13,10 @@ guint
 vmb_text_width(const char *text)
 {
     guint width = 0;
-    for (const char *p = text; *p != '\0'; p = g_utf8_next_char(p)) {
+    const char *p = text;
+    for (; *p >= 0x20 && *p < 0x7f; p++)
+        width++;
+    for (; *p != '\0'; p = g_utf8_next_char(p)) {
         gunichar c = g_utf8_get_char(p);
         if (!g_unichar_iszerowidth(c))
             width += g_unichar_iswide(c) ? 2 : 1;

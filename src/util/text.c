@@ -17,9 +17,22 @@ is_harmless(gunichar c)
     return type != G_UNICODE_FORMAT && type != G_UNICODE_CONTROL && type != G_UNICODE_SURROGATE;
 }
 
+/* The number of bytes up to the first that is not printable ASCII. */
+static gsize
+plain_length(const char *text)
+{
+    const char *p = text;
+    while (*p >= 0x20 && *p < 0x7f)
+        p++;
+    return (gsize)(p - text);
+}
+
 char *
 vmb_text_clean(const char *text)
 {
+    gsize plain = plain_length(text);
+    if (text[plain] == '\0')
+        return g_memdup2(text, plain + 1);
     GString *out = g_string_new(NULL);
     for (const char *p = text; *p != '\0';) {
         gunichar c = g_utf8_get_char_validated(p, -1);

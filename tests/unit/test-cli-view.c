@@ -197,7 +197,8 @@ test_json_findings(void)
         ==,
         "[{\"point\":\"a/b\",\"disk\":\"vda\",\"file\":null,\"offset\":0,\"length\":65536,"
         "\"message\":\"m\"},{\"point\":\"a/b\",\"disk\":null,\"file\":null,"
-        "\"offset\":null,\"length\":0,\"message\":\"m\"}]");
+        "\"offset\":null,\"length\":0,\"kind\":\"file\",\"affected\":null,"
+                    "\"message\":\"m\"}]");
 }
 
 int
