@@ -196,9 +196,9 @@ test_json_findings(void)
                                        JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE),
         ==,
         "[{\"point\":\"a/b\",\"disk\":\"vda\",\"file\":null,\"offset\":0,\"length\":65536,"
-        "\"message\":\"m\"},{\"point\":\"a/b\",\"disk\":null,\"file\":null,"
-        "\"offset\":null,\"length\":0,\"kind\":\"file\",\"affected\":null,"
-                    "\"message\":\"m\"}]");
+        "\"kind\":\"file\",\"affected\":null,\"message\":\"m\"},"
+        "{\"point\":\"a/b\",\"disk\":null,\"file\":null,\"offset\":null,\"length\":0,"
+        "\"kind\":\"file\",\"affected\":null,\"message\":\"m\"}]");
 }
 
 int
