@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Puts restore points with real images into a repository, for tests that need no libvirt:
- * make-points REPO DOMAIN UUID DOMAIN-XML N [SECONDS [VDB]] makes N points, a full and increments
- * on it, so many SECONDS apart (1); the disk vdb is only in the first VDB of them (all). */
+ * make-points REPO DOMAIN UUID DOMAIN-XML N [SECONDS [VDB [EVERY]]] makes N points, a full and increments
+ * on it, so many SECONDS apart (1); the disk vdb is only in the first VDB of them (all), and each EVERYth is a
+ * full again. */
 #include "../unit/image-fixture.h"
 #include "../unit/repo-fixture.h"
 
@@ -11,7 +12,8 @@ typedef struct {
     const char *target;
     guint64 size;
     gboolean compressed;
-    ImageFixture images; /* one layer per point */
+    guint cycle;         /* how many fulls there were before */
+    ImageFixture images; /* one layer per point since the last full */
 } Disk;
 
 static Disk disks[] = {
@@ -35,7 +37,8 @@ add_layer(Disk *disk, const char *staging, const char *id)
     g_autofree char *image = vmb_layout_image(disk->target);
     g_autofree char *digests = vmb_layout_digests(disk->target);
     ImageLayer *layer = image_add_layer(&disk->images, disk->size, disk->compressed);
-    g_autoptr(GRand) rand = g_rand_new_with_seed(disk->images.n_layers + disk->target[2]);
+    g_autoptr(GRand) rand = g_rand_new_with_seed(disk->images.n_layers +
+                                                MAX_POINTS * disk->cycle + disk->target[2]);
     image_randomise(layer, rand);
     layer->states[0] = STATE_TEXT; /* the tests damage and look at the first block */
     g_free(layer->name);
@@ -52,8 +55,8 @@ add_disk(VmbManifest *manifest, Disk *disk, const char *staging, guint n)
 {
     const ImageLayer *layer = add_layer(disk, staging, manifest->id);
     image_write(&disk->images, disk->images.n_layers - 1);
-    VmbManifestDisk *entry = fixture_disk(disk->target, n, n - 1);
-    if (n > 1) {
+    VmbManifestDisk *entry = fixture_disk(disk->target, n, disk->images.n_layers > 1 ? n - 1 : 0);
+    if (entry->parent != NULL) {
         g_free(entry->parent);
         entry->parent = id_of(n - 1);
     }
@@ -134,14 +137,20 @@ main(int argc, char **argv)
     g_autoptr(GError) error = NULL;
     g_assert_cmpint(argc, >=, 6);
     guint n = (guint)atoi(argv[5]);
-    g_assert_cmpuint(n, <=, MAX_POINTS);
+    guint every = argc > 8 ? (guint)atoi(argv[8]) : n;
+    g_assert_cmpuint(every, <=, MAX_POINTS);
     seconds = argc > 6 ? atoi(argv[6]) : 1;
     guint with_vdb = argc > 7 ? (guint)atoi(argv[7]) : n;
     g_autoptr(VmbRepository) repository = vmb_repository_open(argv[1], &error);
     g_assert_no_error(error);
     g_autoptr(VmbRepoDomain) domain = vmb_repo_domain_open(repository, argv[3], TRUE, &error);
     g_assert_no_error(error);
-    for (guint i = 1; i <= n; i++)
+    for (guint i = 1; i <= n; i++) {
+        for (gsize d = 0; (i - 1) % every == 0 && d < G_N_ELEMENTS(disks); d++) {
+            image_clear_layers(&disks[d].images);
+            disks[d].cycle += i > 1 ? 1 : 0;
+        }
         make_point(repository, domain, argv, i, i <= with_vdb ? 2 : 1);
+    }
     return 0;
 }

@@ -32,14 +32,15 @@ def directory(t):
     return path
 
 
-def make(t, repo, name="web01", uuid=UUID, n=3):
-    """Makes a full and n - 1 increments of two disks."""
+def make(t, repo, name="web01", uuid=UUID, n=3, every=None):
+    """Makes a full and n - 1 increments of two disks; with every, a full each so many points."""
     helper = os.environ.get("VMBACKUP_TEST_MAKE_POINTS")
     t.require(helper, "VMBACKUP_TEST_MAKE_POINTS does not name the helper")
     with tempfile.NamedTemporaryFile("w", suffix=".xml") as xml:
         xml.write(DOMAIN % (name, uuid))
         xml.flush()
-        subprocess.run([helper, repo, name, uuid, xml.name, str(n)], check=True)
+        more = ["1", str(n), str(every)] if every else []
+        subprocess.run([helper, repo, name, uuid, xml.name, str(n), *more], check=True)
 
 
 def repository(t, n=3, where=None):
