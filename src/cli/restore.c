@@ -7,15 +7,18 @@
 #include "cli/progress-view.h"
 #include "cli/signals.h"
 #include "cli/verbs.h"
+#include "util/log.h"
 #include "util/units.h"
 
 #include <string.h>
+
+#define SHOWN_LOSSES 20u
 
 typedef struct {
     VmbCommand *command;
     VmbRestoreOptions job;
     guint format; /* place in its list of words */
-    GPtrArray *disks, *exclude, *allow;
+    GPtrArray *disks, *exclude, *allow, *lost;
     gboolean json;
 } Restore;
 
@@ -40,6 +43,8 @@ check_usage(const Restore *restore, GError **error)
     if ((job->keep_uuid || job->keep_mac) && job->name == NULL)
         return vmb_error_set(error, VMB_ERROR_USAGE,
                              "--keep-uuid and --keep-mac are for --name; without it both are kept");
+    if (job->force_define && !job->ignore_damage)
+        return vmb_error_set(error, VMB_ERROR_USAGE, "--force-define is for --ignore-damage");
     for (guint i = 0; i < restore->disks->len; i++)
         if (g_ptr_array_find_with_equal_func(restore->exclude, restore->disks->pdata[i],
                                              g_str_equal, NULL))
@@ -80,6 +85,43 @@ add_result(VmbJson *line, const VmbRestoreResult *result)
     vmb_json_add_uint(line, "duration_ms", result->duration_ns / 1000000);
 }
 
+static VmbJson *
+view_lost(const GPtrArray *lost)
+{
+    VmbJson *array = json_object_new_array();
+    for (guint i = 0; i < lost->len; i++) {
+        const VmbRestoreLoss *loss = g_ptr_array_index(lost, i);
+        VmbJson *object = json_object_new_object();
+        vmb_json_add_string(object, "point", loss->point);
+        vmb_json_add_string(object, "disk", loss->disk);
+        vmb_json_add_string(object, "file", loss->file);
+        vmb_json_add_uint(object, "offset", loss->offset);
+        vmb_json_add_uint(object, "length", loss->length);
+        json_object_array_add(array, object);
+    }
+    return array;
+}
+
+static void
+tell_lost(const Restore *restore)
+{
+    const char *what = restore->job.ignore_damage ? "zero" : "damaged";
+    for (guint i = 0; i < MIN(restore->lost->len, SHOWN_LOSSES); i++) {
+        const VmbRestoreLoss *loss = g_ptr_array_index(restore->lost, i);
+        if (loss->file != NULL)
+            vmb_log(VMB_LOG_ERROR, "%s of the point %s is damaged", loss->file, loss->point);
+        else if (loss->length == 0)
+            vmb_log(VMB_LOG_ERROR, "disk %s: what the point %s holds of it cannot be verified, for "
+                    "its digests are damaged", loss->disk, loss->point);
+        else
+            vmb_log(VMB_LOG_ERROR, "disk %s: %" G_GUINT64_FORMAT " bytes at offset %"
+                    G_GUINT64_FORMAT " are lost (%s; damaged in the point %s)", loss->disk,
+                    loss->length, loss->offset, what, loss->point);
+    }
+    if (restore->lost->len > SHOWN_LOSSES)
+        vmb_log(VMB_LOG_ERROR, "%u more are lost; --json lists all", restore->lost->len - SHOWN_LOSSES);
+}
+
 static void
 print_summary(const Restore *restore, const VmbRestoreResult *result, const GError *error,
               int status)
@@ -89,6 +131,7 @@ print_summary(const Restore *restore, const VmbRestoreResult *result, const GErr
     VmbJson *line = vmb_view_new("summary");
     if (result != NULL)
         add_result(line, result);
+    vmb_json_add(line, "lost", view_lost(restore->lost));
     vmb_json_add(line, "error", vmb_view_error(error));
     vmb_json_add_uint(line, "exit_status", (guint64)status);
     vmb_output_json_line(line);
@@ -142,17 +185,20 @@ run(Restore *restore)
     job->disks = vmb_command_vector(restore->disks);
     job->exclude = vmb_command_vector(restore->exclude);
     job->allow = vmb_command_vector(restore->allow);
+    job->lost = restore->lost;
     job->cancel = vmb_signals_install();
     g_autoptr(VmbProgressView) view = vmb_progress_view_start();
     g_autoptr(VmbRestoreResult) result = vmb_restore(job, &error);
     g_clear_pointer(&view, vmb_progress_view_free);
+    tell_lost(restore);
     if (result == NULL)
         return fail(restore, error);
+    int status = restore->lost->len > 0 ? VMB_EXIT_DAMAGE : VMB_EXIT_OK;
     if (restore->json)
-        print_summary(restore, result, NULL, VMB_EXIT_OK);
+        print_summary(restore, result, NULL, status);
     else if (!restore->command->quiet)
         print_text(result);
-    return VMB_EXIT_OK;
+    return status;
 }
 
 int
@@ -161,7 +207,10 @@ vmb_verb_restore(VmbCommand *command)
     g_autoptr(GPtrArray) disks = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GPtrArray) exclude = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GPtrArray) allow = g_ptr_array_new_with_free_func(g_free);
-    Restore restore = {.command = command, .disks = disks, .exclude = exclude, .allow = allow};
+    g_autoptr(GPtrArray) lost =
+        g_ptr_array_new_with_free_func((GDestroyNotify)vmb_restore_loss_free);
+    Restore restore = {
+        .command = command, .disks = disks, .exclude = exclude, .allow = allow, .lost = lost};
     VmbRestoreOptions *job = &restore.job;
     const VmbOption options[] = {
         {"to", 't', VMB_OPTION_STRING, "DIR", "directory to restore into; made if it is absent",
@@ -177,6 +226,12 @@ vmb_verb_restore(VmbCommand *command)
         {"keep-uuid", 0, VMB_OPTION_FLAG, NULL, "with --name: the UUID stays", &job->keep_uuid},
         {"keep-mac", 0, VMB_OPTION_FLAG, NULL, "with --name: the MAC addresses stay",
          &job->keep_mac},
+        {"ignore-damage", 0, VMB_OPTION_FLAG, NULL,
+         "restore zeroes where data is damaged, tell what is lost, and define no domain",
+         &job->ignore_damage},
+        {"force-define", 0, VMB_OPTION_FLAG, NULL,
+         "with --ignore-damage: define or start it although something is lost",
+         &job->force_define},
         {"allow", 0, VMB_OPTION_EACH, "PART",
          "let a part of the domain's XML through that runs a program or attaches something of this "
          "host; the refusal names it",

@@ -13,6 +13,7 @@ static void
 restore_disk_free(VmbRestoreDisk *disk)
 {
     vmb_chain_files_free(disk->files);
+    g_free(disk->unverified);
     g_clear_pointer(&disk->links, g_array_unref);
     g_free(disk->name);
     g_free(disk);
@@ -39,6 +40,28 @@ is_chosen(const VmbRestoreOptions *options, const char *target)
     return options->exclude == NULL || !g_strv_contains(options->exclude, target);
 }
 
+/* Layers whose digests are damaged are read as they are. */
+static gboolean
+open_damaged(VmbRestoreRun *run, VmbRestoreDisk *item, GError **error)
+{
+    item->unverified = g_new0(gboolean, item->links->len);
+    item->files = vmb_chain_files_open_tolerant(item->links, run->result->domain, FALSE,
+                                                item->unverified, error);
+    if (item->files == NULL) {
+        g_prefix_error(error, "disk %s cannot be read at all; other disks can be restored with "
+                       "--disk, and points that do not build on it are whole: ",
+                       item->disk->target);
+        return FALSE;
+    }
+    if (!vmb_chain_count(vmb_chain_files_chain(item->files), &item->data, NULL))
+        item->data = item->disk->size;
+    for (guint i = 0; i < item->links->len; i++)
+        if (item->unverified[i])
+            vmb_restore_lose(run, g_array_index(item->links, VmbChainLink, i).point->id,
+                             item->disk->target, NULL, 0, 0);
+    return TRUE;
+}
+
 static gboolean
 add_disk(VmbRestoreRun *run, const VmbManifestDisk *disk, GError **error)
 {
@@ -50,10 +73,15 @@ add_disk(VmbRestoreRun *run, const VmbManifestDisk *disk, GError **error)
     item->links = vmb_repo_chain(run->points, run->point, disk->id, error);
     if (item->links == NULL)
         return FALSE;
+    if (run->options->ignore_damage)
+        return open_damaged(run, item, error);
     item->files =
         vmb_chain_files_open(item->links, run->result->domain, FALSE, TRUE, error);
-    return item->files != NULL &&
-           vmb_chain_count(vmb_chain_files_chain(item->files), &item->data, error);
+    if (item->files != NULL &&
+        vmb_chain_count(vmb_chain_files_chain(item->files), &item->data, error))
+        return TRUE;
+    vmb_restore_find_losses(run, item);
+    return FALSE;
 }
 
 static void

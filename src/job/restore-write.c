@@ -99,8 +99,25 @@ write_image(VmbRestoreRun *run, const VmbRestoreDisk *disk, Target *target, GErr
     } else if (!vmb_raw_writer_prepare(target->fd, disk->disk->size, target->label, error)) {
         return FALSE;
     }
-    return vmb_chain_read(&read, error) && check_digest_files(disk, error) &&
-           (writer == NULL || vmb_qcow2_writer_finish(writer, NULL, error));
+    g_autoptr(VmbLosses) losses = run->options->ignore_damage ? vmb_losses_new() : NULL;
+    read.losses = losses;
+    if (!vmb_chain_read(&read, error) || (losses == NULL && !check_digest_files(disk, error)))
+        return FALSE;
+    if (losses != NULL)
+        vmb_restore_take_losses(run, disk, losses);
+    return writer == NULL || vmb_qcow2_writer_finish(writer, NULL, error);
+}
+
+static gboolean
+write_or_tell(VmbRestoreRun *run, const VmbRestoreDisk *disk, Target *target, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    if (write_image(run, disk, target, &local))
+        return TRUE;
+    if (g_error_matches(local, VMB_ERROR, VMB_ERROR_DAMAGE) && !run->options->ignore_damage)
+        vmb_restore_find_losses(run, disk);
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
 }
 
 static gboolean
@@ -112,7 +129,7 @@ restore_disk(VmbRestoreRun *run, const VmbRestoreDisk *disk, GError **error)
     if (fd < 0)
         return FALSE;
     Target target = {.fd = fd, .size = disk->disk->size, .label = path};
-    if (!write_image(run, disk, &target, error) || !vmb_fault_point("restore-disk-done", error)) {
+    if (!write_or_tell(run, disk, &target, error) || !vmb_fault_point("restore-disk-done", error)) {
         g_prefix_error(error, "%s/%s was not restored, nothing is left of the attempt: ",
                        run->result->domain, run->result->point);
         return FALSE;
@@ -152,7 +169,18 @@ restore_file(VmbRestoreRun *run, const VmbManifestFile *file, GError **error)
 {
     g_auto(VmbFd) from = vmb_point_open_file(run->point, file->name, error);
     g_auto(VmbFd) to = from >= 0 ? vmb_restore_stage_create(run->stage, file->name, error) : -1;
-    return to >= 0 && copy_checked(from, to, file, error);
+    g_autoptr(GError) local = NULL;
+    if (to < 0)
+        return FALSE;
+    if (copy_checked(from, to, file, &local))
+        return TRUE;
+    if (g_error_matches(local, VMB_ERROR, VMB_ERROR_DAMAGE)) {
+        vmb_restore_lose(run, run->point->id, NULL, file->name, 0, 0);
+        if (run->options->ignore_damage)
+            return TRUE; /* it is there as far as it could be read */
+    }
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
 }
 
 static gboolean

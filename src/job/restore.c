@@ -3,6 +3,7 @@
 #include "job/restore-run.h"
 #include "util/error.h"
 #include "util/fault.h"
+#include "util/log.h"
 #include "util/units.h"
 
 #include <fcntl.h>
@@ -112,6 +113,13 @@ check_space(VmbRestoreRun *run, GError **error)
 static gboolean
 define(VmbRestoreRun *run, GError **error)
 {
+    gboolean lost = run->options->lost != NULL && run->options->lost->len > 0;
+    if (lost && run->connection != NULL && !run->options->force_define) {
+        vmb_warning("%s/%s: something of it is lost, so the domain is not defined; the files are "
+                    "in %s. --force-define defines it all the same", run->result->domain,
+                    run->result->point, run->options->to);
+        g_clear_pointer(&run->connection, vmb_connection_unref);
+    }
     if (run->connection == NULL) {
         vmb_restore_stage_keep(run->stage);
         return TRUE;

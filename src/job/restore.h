@@ -17,9 +17,23 @@ typedef struct {
     const char *uri;             /* for define */
     const char *name;            /* new name; NULL: as stored */
     gboolean keep_uuid, keep_mac;/* with a new name: do not make new ones */
+    gboolean ignore_damage;      /* what cannot be read becomes zero, and the domain is not defined */
+    gboolean force_define;       /* it is, all the same */
+    GPtrArray *lost;             /* gets VmbRestoreLoss, also when the restore fails because of them; made with
+                                  * vmb_restore_loss_free as its free function */
     const char *const *allow;    /* dangerous parts that are allowed; NULL: none */
     GCancellable *cancel;
 } VmbRestoreOptions;
+
+/* What cannot be restored. */
+typedef struct {
+    char *point;                 /* whose data or file is damaged */
+    char *disk;                  /* target; NULL: another file */
+    char *file;                  /* its name in the point; NULL: data of a disk */
+    guint64 offset, length;      /* of the disk, bytes; 0 and 0: all that the point holds of it, which was restored
+                                  * but cannot be verified */
+} VmbRestoreLoss;
+void vmb_restore_loss_free(VmbRestoreLoss *loss);
 
 typedef struct {
     char *target, *path;         /* path of the restored file */
