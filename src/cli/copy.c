@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* vmbackup copy: points of one repository into another one. */
+#include "job/backup.h"
 #include "job/copy.h"
 #include "cli/exit-status.h"
 #include "cli/json-view.h"
@@ -10,10 +11,12 @@
 #include "util/log.h"
 #include "util/units.h"
 
+#define MAX_JOBS 64
+
 typedef struct {
     VmbCommand *command;
     gboolean json;
-    guint copied, present, older;
+    guint copied, present, older, dropped;
     guint64 bytes;
     VmbExitTally tally;
 } Copying;
@@ -22,6 +25,7 @@ static const char *const outcomes[] = {
     [VMB_COPY_DONE] = "copied",
     [VMB_COPY_PRESENT] = "present",
     [VMB_COPY_OLDER] = "older",
+    [VMB_COPY_DROPPED] = "dropped",
     [VMB_COPY_FAILED] = "failed",
 };
 
@@ -47,6 +51,7 @@ report(const VmbCopyResult *result, gpointer data)
     copying->copied += result->outcome == VMB_COPY_DONE ? 1 : 0;
     copying->present += result->outcome == VMB_COPY_PRESENT ? 1 : 0;
     copying->older += result->outcome == VMB_COPY_OLDER ? 1 : 0;
+    copying->dropped += result->outcome == VMB_COPY_DROPPED ? 1 : 0;
     copying->bytes += result->bytes;
     vmb_exit_tally_add(&copying->tally, result->error);
     if (copying->json)
@@ -57,6 +62,9 @@ report(const VmbCopyResult *result, gpointer data)
     else if (result->outcome == VMB_COPY_OLDER)
         vmb_info("%s/%s: left out, for the other repository has had newer ones", result->domain,
                  result->point);
+    else if (result->outcome == VMB_COPY_DROPPED)
+        vmb_notice("%s/%s: left out, for it has been dropped meanwhile", result->domain,
+                   result->point);
     if (result->error != NULL && result->point != NULL)
         vmb_log(VMB_LOG_ERROR, "%s/%s was not copied: %s", result->domain, result->point,
                 result->error->message);
@@ -72,6 +80,7 @@ print_summary(const Copying *copying, const GError *error, int status)
         vmb_json_add_uint(line, "copied", copying->copied);
         vmb_json_add_uint(line, "present", copying->present);
         vmb_json_add_uint(line, "older", copying->older);
+        vmb_json_add_uint(line, "dropped", copying->dropped);
         vmb_json_add_uint(line, "failed", copying->tally.n_failed);
         vmb_json_add_uint(line, "bytes", copying->bytes);
         vmb_json_add(line, "error", vmb_view_error(error));
@@ -89,11 +98,15 @@ int
 vmb_verb_copy(VmbCommand *command)
 {
     Copying copying = {.command = command};
-    VmbCopyOptions job = {0};
+    VmbCopyOptions job = {.jobs = 1};
     const VmbOption options[] = {
         {"to", 0, VMB_OPTION_STRING, "REPO", "the repository that gets the copies", &job.to},
         {"older", 0, VMB_OPTION_FLAG, NULL,
          "also points that are older than the newest one that it has had", &job.older},
+        {"max-chain", 0, VMB_OPTION_NUMBER, "N",
+         "so many images of a disk may build on each other there (60)", &job.max_chain,
+         VMB_MAX_CHAIN_LIMIT},
+        {"jobs", 'j', VMB_OPTION_NUMBER, "N", "so many domains at a time (1)", &job.jobs, MAX_JOBS},
         {"json", 0, VMB_OPTION_FLAG, NULL, "JSON lines, the last one a summary", &copying.json},
         {NULL},
     };

@@ -1,38 +1,87 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Copying one point: its disks on top of what is there already, its other files, its protection and tags. */
 #include "job/copy-private.h"
+#include "image/overlap.h"
+#include "image/qcow2-format.h"
 #include "job/merge.h"
 #include "repo/layout.h"
-#include "repo/state.h"
+#include "repo/pins.h"
 #include "repo/transaction.h"
 #include "util/error.h"
 #include "util/fault.h"
+#include "util/log.h"
+#include "util/units.h"
 
 #include <string.h>
 
-/* A point of the other repository that is the same as @point and can be built upon, with the disk's entry. */
-static const VmbManifestDisk *
-find_there(const VmbCopyPoint *copy, const VmbChainLink *link)
+typedef struct {
+    const VmbCopyPoint *copy;
+    GPtrArray *bases; /* VmbCopyBase, one for each disk */
+} Bases;
+
+/* ---- what is built upon ---- */
+
+static gboolean
+find_bases(GPtrArray *to_points, GPtrArray *wanted, gpointer user, GError **error)
 {
-    for (guint i = 0; i < copy->to_points->len; i++) {
-        VmbPoint *point = copy->to_points->pdata[i];
-        g_auto(VmbPointState) state = {0};
-        if (point->manifest == NULL || strcmp(point->id, link->point->id) != 0 ||
-            point->manifest->sequence != link->point->manifest->sequence ||
-            point->manifest->time_ns != link->point->manifest->time_ns)
-            continue;
-        const VmbManifestDisk *disk = vmb_manifest_find_disk(point->manifest, link->disk->id);
-        if (disk == NULL || disk->size != link->disk->size)
-            return NULL;
-        /* What is known to be damaged there is not built upon. */
-        if (!vmb_point_state_read(point, &state, NULL) ||
-            g_strcmp0(state.verify_result, "damaged") == 0)
-            return NULL;
-        g_autoptr(GArray) chain = vmb_repo_chain(copy->to_points, point, disk->id, NULL);
-        return chain != NULL ? disk : NULL;
+    Bases *bases = user;
+    const VmbCopyPoint *copy = bases->copy;
+    const GPtrArray *disks = copy->point->manifest->disks;
+    for (guint i = 0; i < disks->len; i++) {
+        const VmbManifestDisk *disk = disks->pdata[i];
+        GArray *links = vmb_repo_chain(copy->from_points, copy->point, disk->id, error);
+        if (links == NULL)
+            return FALSE;
+        VmbCopyBase *base = vmb_copy_base_find(links, to_points, copy->max_chain);
+        g_ptr_array_add(bases->bases, base);
+        if (base->parent != NULL)
+            g_ptr_array_add(wanted, base->parent);
     }
-    return NULL;
+    return TRUE;
 }
+
+static gboolean
+check_bases(const Bases *bases, GError **error)
+{
+    const VmbCopyPoint *copy = bases->copy;
+    for (guint i = 0; i < bases->bases->len; i++) {
+        VmbCopyBase *base = bases->bases->pdata[i];
+        if (!vmb_copy_base_check(base, copy->name, copy->cancel, error))
+            return FALSE;
+        if (base->why != NULL)
+            vmb_notice("%s/%s disk %s is copied as a full: %s", copy->name, copy->point->id,
+                       g_array_index(base->links, VmbChainLink, 0).disk->target, base->why);
+    }
+    return TRUE;
+}
+
+/* What is certain to be written; a merged disk may need more. */
+static gboolean
+check_space(const Bases *bases, GError **error)
+{
+    const VmbCopyPoint *copy = bases->copy;
+    guint64 need = 0, available = 0;
+    for (guint i = 0; i < bases->bases->len; i++) {
+        const VmbCopyBase *base = bases->bases->pdata[i];
+        const VmbManifestDisk *disk = g_array_index(base->links, VmbChainLink, 0).disk;
+        need += disk->digests_size;
+        /* The filesystem may compress what we did not. */
+        need += disk->compressed ? disk->stored_bytes : 0;
+    }
+    for (guint i = 0; i < copy->point->manifest->files->len; i++)
+        need += ((VmbManifestFile *)copy->point->manifest->files->pdata[i])->size;
+    if (!vmb_fs_free_space_fd(vmb_repo_domain_fd(copy->to), copy->to_path, &available, error))
+        return FALSE;
+    if (available >= need)
+        return TRUE;
+    g_autofree char *want = vmb_units_format_size(need);
+    g_autofree char *have = vmb_units_format_size(available);
+    return vmb_error_set(error, VMB_ERROR_NO_SPACE,
+                         "%s has too little space: it needs %s, and %s are free there", copy->to_path,
+                         want, have);
+}
+
+/* ---- a disk ---- */
 
 static void
 set_text(char **text, const char *value)
@@ -42,57 +91,95 @@ set_text(char **text, const char *value)
     *text = copy;
 }
 
-/* @n: how many of the chain's layers become one; @there: on what they are put, or NULL. */
-static void
-set_relations(VmbManifestDisk *entry, const GArray *links, guint n, const VmbManifestDisk *there)
+/* The first of the merged layers that no bitmap, but a comparison tells from the one below; NULL: none. */
+static const VmbManifestDisk *
+find_compared(const VmbCopyBase *base)
 {
-    const VmbChainLink *oldest = &g_array_index(links, VmbChainLink, n - 1);
-    gboolean compared = FALSE;
-    for (guint i = 0; i < n; i++)
-        compared |= g_array_index(links, VmbChainLink, i).disk->base_checkpoint == NULL;
-    if (n > 1)
-        entry->replaced_bytes = VMB_BYTES_UNKNOWN;
-    g_clear_pointer(&entry->replaced_by, g_free);
-    entry->level = there != NULL ? VMB_LEVEL_INCREMENTAL : VMB_LEVEL_FULL;
-    set_text(&entry->parent,
-             there != NULL ? g_array_index(links, VmbChainLink, n).point->id : NULL);
-    if (there == NULL) {
-        entry->method = oldest->disk->method;
-        entry->reason = oldest->disk->reason;
-        set_text(&entry->base_checkpoint, NULL);
-        set_text(&entry->synthetic_from, oldest->disk->synthetic_from);
-    } else if (n > 1) {
-        set_text(&entry->base_checkpoint, compared ? NULL : oldest->disk->base_checkpoint);
-        if (compared && entry->method == VMB_METHOD_BITMAP)
-            entry->method = VMB_METHOD_COMPARE;
+    for (guint i = 0; i < base->n_layers; i++) {
+        const VmbManifestDisk *disk = g_array_index(base->links, VmbChainLink, i).disk;
+        if (disk->base_checkpoint == NULL)
+            return disk;
+    }
+    return NULL;
+}
+
+static void
+become_full(VmbManifestDisk *entry, const VmbCopyBase *base)
+{
+    const VmbManifestDisk *oldest =
+        g_array_index(base->links, VmbChainLink, base->n_layers - 1).disk;
+    entry->level = VMB_LEVEL_FULL;
+    entry->method = oldest->method;
+    entry->reason = base->at_limit ? VMB_REASON_CHAIN_LIMIT : oldest->reason;
+    set_text(&entry->parent, NULL);
+    set_text(&entry->base_checkpoint, NULL);
+    set_text(&entry->synthetic_from, oldest->synthetic_from);
+}
+
+static void
+become_incremental(VmbManifestDisk *entry, const VmbCopyBase *base)
+{
+    const VmbManifestDisk *compared = find_compared(base);
+    entry->level = VMB_LEVEL_INCREMENTAL;
+    set_text(&entry->parent, base->parent->id);
+    /* It holds all that has changed since then, and perhaps more. */
+    set_text(&entry->base_checkpoint,
+             compared == NULL ? base->parent_disk->checkpoint : NULL);
+    if (entry->base_checkpoint == NULL && entry->method == VMB_METHOD_BITMAP) {
+        entry->method = VMB_METHOD_COMPARE;
+        entry->reason = compared != NULL ? compared->reason : entry->reason;
     }
 }
 
-static gboolean
-copy_disk(const VmbCopyPoint *copy, VmbTransaction *transaction, VmbManifestDisk *entry,
-          VmbProgress *progress, GError **error)
+static void
+set_relations(VmbManifestDisk *entry, const VmbCopyBase *base)
 {
-    g_autoptr(GArray) links = vmb_repo_chain(copy->from_points, copy->point, entry->id, error);
-    const VmbManifestDisk *there = NULL;
-    g_autofree char *backing = NULL;
-    guint n = 1;
-    if (links == NULL)
-        return FALSE;
-    for (; n < links->len; n++) {
-        const VmbChainLink *link = &g_array_index(links, VmbChainLink, n);
-        there = find_there(copy, link);
-        if (there != NULL) {
-            backing = vmb_layout_backing_file(link->point->id, there->image);
-            break;
-        }
-    }
+    entry->replaced_bytes = VMB_BYTES_UNKNOWN;
+    g_clear_pointer(&entry->replaced_by, g_free);
+    for (guint i = 1; i < base->n_layers; i++)
+        entry->folded += g_array_index(base->links, VmbChainLink, i).disk->folded + 1;
+    if (base->parent == NULL)
+        become_full(entry, base);
+    else
+        become_incremental(entry, base);
+}
+
+/* What dropping the parent will free there; that it cannot be found out is no reason to stop. */
+static void
+note_overlap(VmbManifestDisk *entry, const VmbCopyBase *base, int image)
+{
+    g_autoptr(GError) error = NULL;
+    guint64 bytes = 0;
+    g_auto(VmbFd) fd = base->parent != NULL
+                           ? vmb_point_open_file(base->parent, base->parent_disk->image, &error)
+                           : -1;
+    g_autoptr(VmbQcow2Reader) below =
+        fd >= 0 ? vmb_qcow2_reader_open(fd, vmb_round_up(base->parent_disk->size, VMB_QCOW2_SECTOR),
+                                        base->parent->id, &error)
+                : NULL;
+    g_autoptr(VmbQcow2Reader) above =
+        below != NULL ? vmb_qcow2_reader_open(image, vmb_round_up(entry->size, VMB_QCOW2_SECTOR),
+                                              entry->target, &error)
+                      : NULL;
+    if (above != NULL && vmb_overlap_bytes(above, below, &bytes, &error))
+        entry->replaced_bytes = bytes;
+}
+
+static gboolean
+copy_disk(const VmbCopyPoint *copy, const VmbCopyBase *base, VmbTransaction *transaction,
+          VmbManifestDisk *entry, VmbProgress *progress, GError **error)
+{
+    g_autofree char *backing =
+        base->parent != NULL
+            ? vmb_layout_backing_file(base->parent->id, base->parent_disk->image)
+            : NULL;
     g_auto(VmbFd) image = vmb_transaction_create(transaction, entry->image, error);
     g_auto(VmbFd) digests =
         image >= 0 ? vmb_transaction_create(transaction, entry->digests, error) : -1;
     if (digests < 0)
         return FALSE;
-    VmbMerge merge = {.links = links,
-                      .n_layers = n,
+    VmbMerge merge = {.links = base->links,
+                      .n_layers = base->n_layers,
                       .domain = copy->name,
                       .backing_file = backing,
                       .image_fd = image,
@@ -101,9 +188,12 @@ copy_disk(const VmbCopyPoint *copy, VmbTransaction *transaction, VmbManifestDisk
                       .progress = progress};
     if (!vmb_merge_layers(&merge, entry, NULL, error))
         return FALSE;
-    set_relations(entry, links, n, there);
+    set_relations(entry, base);
+    note_overlap(entry, base, image);
     return vmb_fault_point("copy-disk-written", error);
 }
+
+/* ---- what else a point has ---- */
 
 static gboolean
 copy_files(const VmbCopyPoint *copy, VmbTransaction *transaction, VmbManifest *manifest,
@@ -127,6 +217,31 @@ copy_files(const VmbCopyPoint *copy, VmbTransaction *transaction, VmbManifest *m
     return TRUE;
 }
 
+/* Into the point in the making, so that it is never there without them. */
+static gboolean
+copy_marks(const VmbCopyPoint *copy, VmbTransaction *transaction, GError **error)
+{
+    VmbPointState *to = vmb_transaction_state(transaction);
+    g_auto(VmbPointState) from = {0};
+    g_autoptr(GError) local = NULL;
+    if (!vmb_point_state_read(copy->point, &from, &local)) {
+        if (!g_error_matches(local, VMB_ERROR, VMB_ERROR_DAMAGE)) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return FALSE;
+        }
+        vmb_warning("%s. Nobody knows whether the point is protected, so the copy is",
+                    local->message);
+        to->is_protected = TRUE;
+        return TRUE;
+    }
+    to->is_protected = from.is_protected;
+    for (guint i = 0; from.tags != NULL && i < from.tags->len; i++)
+        vmb_point_state_add_tag(to, from.tags->pdata[i]);
+    return TRUE;
+}
+
+/* ---- the whole ---- */
+
 static VmbManifest *
 copy_manifest(const VmbManifest *manifest, GError **error)
 {
@@ -134,37 +249,32 @@ copy_manifest(const VmbManifest *manifest, GError **error)
     return vmb_manifest_parse(text, strlen(text), error);
 }
 
-static VmbLevel
-level_of(const VmbManifest *manifest)
+static void
+set_level(VmbManifest *manifest)
 {
+    manifest->level = VMB_LEVEL_FULL;
     for (guint i = 0; i < manifest->disks->len; i++)
         if (((VmbManifestDisk *)manifest->disks->pdata[i])->level == VMB_LEVEL_INCREMENTAL)
-            return VMB_LEVEL_INCREMENTAL;
-    return VMB_LEVEL_FULL;
+            manifest->level = VMB_LEVEL_INCREMENTAL;
 }
 
-static void
-take_over_marks(VmbPointState *state, gpointer user)
-{
-    const VmbPointState *from = user;
-    state->is_protected = from->is_protected;
-    for (guint i = 0; from->tags != NULL && i < from->tags->len; i++)
-        vmb_point_state_add_tag(state, from->tags->pdata[i]);
-}
-
-/* The copy is whole without them. */
 static gboolean
-copy_marks(const VmbCopyPoint *copy, const VmbManifest *manifest, GError **error)
+copy_disks(const Bases *bases, VmbTransaction *transaction, VmbManifest *manifest,
+           VmbProgress *progress, GError **error)
 {
-    g_auto(VmbPointState) state = {0};
-    g_autoptr(GPtrArray) points = vmb_repo_domain_points(copy->to, error);
-    if (points == NULL || !vmb_point_state_read(copy->point, &state, error))
-        return FALSE;
-    if (!state.is_protected && (state.tags == NULL || state.tags->len == 0))
-        return TRUE;
-    for (guint i = 0; i < points->len; i++)
-        if (strcmp(((VmbPoint *)points->pdata[i])->id, manifest->id) == 0)
-            return vmb_point_state_change(points->pdata[i], take_over_marks, &state, error);
+    for (guint i = 0; i < bases->bases->len; i++) {
+        const VmbCopyBase *base = bases->bases->pdata[i];
+        for (guint n = 0; n < base->n_layers; n++) {
+            const VmbManifestDisk *disk = g_array_index(base->links, VmbChainLink, n).disk;
+            vmb_progress_add_total(progress,
+                                   (disk->data_blocks + disk->zero_blocks) * VMB_BLOCK_SIZE);
+        }
+    }
+    for (guint i = 0; i < bases->bases->len; i++)
+        if (!copy_disk(bases->copy, bases->bases->pdata[i], transaction,
+                       manifest->disks->pdata[i], progress, error))
+            return FALSE;
+    set_level(manifest);
     return TRUE;
 }
 
@@ -173,27 +283,33 @@ vmb_copy_point(const VmbCopyPoint *copy, VmbManifest **result, GError **error)
 {
     VmbPublished published = VMB_UNPUBLISHED;
     g_autofree char *label = g_strdup_printf("%s/%s", copy->name, copy->point->id);
+    g_autoptr(GPtrArray) to_points = NULL;
+    g_autoptr(GPtrArray) list =
+        g_ptr_array_new_with_free_func((GDestroyNotify)vmb_copy_base_free);
+    Bases bases = {copy, list};
+    /* Held until the point is there, so that nobody takes away or folds what it builds on. */
+    g_autoptr(VmbPins) pins =
+        vmb_pins_take(copy->to, find_bases, &bases, copy->cancel, &to_points, error);
+    if (pins == NULL || !check_bases(&bases, error) || !check_space(&bases, error))
+        return FALSE;
     g_autoptr(VmbManifest) manifest = copy_manifest(copy->point->manifest, error);
     g_autoptr(VmbTransaction) transaction =
         manifest != NULL ? vmb_transaction_begin(copy->to, error) : NULL;
-    g_autoptr(VmbProgress) progress = vmb_progress_new(label);
     if (transaction == NULL)
         return FALSE;
+    g_autoptr(VmbProgress) progress = vmb_progress_new(label);
     vmb_progress_phase(progress, "copying");
-    for (guint i = 0; i < manifest->disks->len; i++)
-        vmb_progress_add_total(progress, ((VmbManifestDisk *)manifest->disks->pdata[i])->data_blocks *
-                                             VMB_BLOCK_SIZE);
-    for (guint i = 0; i < manifest->disks->len; i++)
-        if (!copy_disk(copy, transaction, manifest->disks->pdata[i], progress, error))
-            return FALSE;
-    manifest->level = level_of(manifest);
+    if (!copy_disks(&bases, transaction, manifest, progress, error))
+        return FALSE;
     vmb_progress_phase(progress, "writing to disk");
     if (!copy_files(copy, transaction, manifest, error) ||
+        !copy_marks(copy, transaction, error) ||
         !vmb_transaction_publish(transaction, manifest, &published, error) ||
-        !vmb_fault_point("copy-published", error) ||
-        !vmb_repo_domain_raise_sequence(copy->to, manifest->sequence, error))
+        !vmb_fault_point("copy-published", error))
         return FALSE;
-    vmb_repo_domain_link_name(copy->to, manifest->domain);
+    g_autoptr(GError) local = NULL;
+    if (!vmb_repo_domain_raise_sequence(copy->to, manifest->sequence, &local))
+        vmb_warning("%s: %s; the next copy does it", label, local->message);
     *result = g_steal_pointer(&manifest);
-    return copy_marks(copy, *result, error);
+    return TRUE;
 }

@@ -137,6 +137,16 @@ vmb_repository_id(VmbRepository *repository)
     return repository->id;
 }
 
+const char *
+vmb_repository_adopted_from(VmbRepository *repository)
+{
+    VmbJson *value = NULL;
+    return json_object_object_get_ex(repository->metadata, "adopted_from", &value) &&
+                   json_object_is_type(value, json_type_string)
+               ? json_object_get_string(value)
+               : NULL;
+}
+
 /* From here on older versions, which do not know what is about to be written, refuse the repository. What is
  * there already stays as it is. */
 static gboolean

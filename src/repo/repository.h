@@ -22,6 +22,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbRepository, vmb_repository_free)
 
 const char *vmb_repository_path(VmbRepository *repository); /* absolute */
 const char *vmb_repository_id(VmbRepository *repository);   /* 32 hexadecimal digits */
+/* The id of the repository of which this one was an adopted copy; NULL: of none. */
+const char *vmb_repository_adopted_from(VmbRepository *repository);
 /* VMB_ERROR_NO_REPOSITORY with what to do if the repository is a copy, or its disk another host's, so that
  * nothing may be backed up into it, and nothing deleted in it or in libvirt by what it says. Reading
  * needs no such check. A repository that was moved gets its new path recorded. */
