@@ -13,8 +13,8 @@ from vmbtest import tap  # noqa: E402
 from vmbtest.vmbackup import Tool  # noqa: E402
 
 COMMON = ["point-retired", "fold-recorded", "fold-appended", "fold-ready", "fold-image-moved",
-          "fold-digests-moved", "fold-manifest-written", "fold-record-cleared", "point-trashed",
-          "point-removed"]
+          "fold-digests-moved", "fold-manifest-written", "fold-parent-cleared", "fold-record-cleared",
+          "point-trashed", "point-removed"]
 STEPS = {
     "append": ["fold-copied", "fold-tables", "fold-checked", "fold-switched", "fold-cleaned-table",
                "fold-cleaned"],
@@ -122,6 +122,21 @@ def test_clone(t):
         for action in ("kill", "fail"):
             os.makedirs(os.path.join(mount, step + action))
     matrix(t, "clone", mount)
+
+
+@tap.test
+def test_killed_twice(t):
+    """The run that undoes what a dead one has left dies as well."""
+    for step in ("fold-appended", "fold-ready"):
+        tool = repository(t, n=3)
+        expected = contents(t, tool)
+        tool.run("prune", "--keep-last", "1", fail_at=step + "=kill").expect(-9)
+        tool.run("prune", "--keep-last", "1", fail_at="fold-undone=kill").expect(-9)
+        got = contents(t, tool)
+        t.equal(got, subset(expected, got))
+        tool.ok("prune", "--keep-last", "1")
+        check(t, tool, expected, ["20261121T020003Z"])
+        t.equal(left_over(tool), [])
 
 
 @tap.test

@@ -96,6 +96,8 @@ def test_format_1(t):
     with open(os.path.join(tool.repo, "repository.json"), encoding="utf-8") as file:
         t.equal(json.load(file)["format"], 1, "reading has changed it")
     tool.ok("init", "--moved")
+    tool.run("prune", "--keep-last", "2", fail_at="repository-upgraded=kill").expect(-9)
+    check_frozen(t, tool, wanted)
     tool.ok("prune", "--keep-last", "2")
     with open(os.path.join(tool.repo, "repository.json"), encoding="utf-8") as file:
         t.equal(json.load(file)["format"], 2)

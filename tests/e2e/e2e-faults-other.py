@@ -2,17 +2,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Faults at the steps of the guard, of restores, of repositories, and of shut-off domains' backups."""
 
+import os
 import re
 
 from common import Bench, tap
 from fault_rows import STEPS
 from fault_stories import Adopting, Guarding, Making, Restoring, STORIES, ShutOff, add, fault_points
 
+COMMAND_LINE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../cli")
+
 
 @tap.test
 def test_every_step_has_a_row(t):
     """A step that the program has and no story claims would never be tried."""
     claimed = set(STEPS)
+    # What needs no guest is killed step by step by the tests of the command line.
+    for name in os.listdir(COMMAND_LINE):
+        if name.endswith(".py"):
+            with open(os.path.join(COMMAND_LINE, name), encoding="utf-8") as file:
+                claimed.update(set(fault_points()) & set(re.findall("[a-z]+(?:-[a-z]+)+", file.read())))
     for story in STORIES:
         t.ok(story.own(), "%s has no step of its own" % story.__name__)
         claimed.update(story.own())
