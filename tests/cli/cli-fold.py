@@ -42,7 +42,7 @@ def read_only(t, tool):
     mount = os.path.join(directory(t), "ro")
     os.mkdir(mount)
     subprocess.run(["mount", "--bind", tool.repo, mount], check=True)
-    t.defer(subprocess.run, ["umount", "-l", mount])
+    t.defer(subprocess.run, ["umount", "-q", "-l", mount], stderr=subprocess.DEVNULL)
     subprocess.run(["mount", "-o", "remount,bind,ro", mount], check=True)
     return Tool(t, repo=mount)
 
@@ -66,10 +66,12 @@ def check(t, tool, expected, ids):
     got = contents(t, tool)
     t.equal(sorted({key[1] for key in got}), ids, "points")
     t.equal(got, subset(expected, got), "by qemu-img")
-    for reader in (tool, read_only(t, tool)):
-        got = restored(t, reader, directory(t))
+    reader = read_only(t, tool)
+    for each in (tool, reader):
+        got = restored(t, each, directory(t))
         t.equal(got, subset(expected, got), "restored")
-    read_only(t, tool).ok("verify")
+    reader.ok("verify")
+    subprocess.run(["umount", "-l", reader.repo], check=True)
 
 
 def matrix(t, mode, where=None):
