@@ -39,7 +39,7 @@ void
 vmb_repository_ensure_lock_file(int dir_fd, const char *name)
 {
     g_auto(VmbFd) fd =
-        vmb_fs_open_beneath(dir_fd, name, O_RDWR | O_CREAT | O_NONBLOCK, 0600, name, NULL);
+        vmb_fs_open_beneath(dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NONBLOCK, 0600, name, NULL);
     if (fd >= 0)
         (void)vmb_fs_make_private(fd);
 }

@@ -189,7 +189,7 @@ def test_restore_target_fails(t):
 
 @tap.test
 def test_verify_writes_only_its_result(t):
-    """That is state.json of the point; where it cannot be written, the result is told all the same."""
+    """That is state.json of the point, and the cache of the domain; where it cannot be written, the result is told all the same."""
     bench = t.once("bench", Bench)
     target = LoopFilesystem(t, bench.host, "quiet", 300 * MIB)
     _, repository = lab(t, target.path)
@@ -198,7 +198,8 @@ def test_verify_writes_only_its_result(t):
     def times():
         return {path: (os.lstat(path).st_mtime_ns, os.lstat(path).st_ctime_ns)
                 for path in all_paths(target.path)
-                if path not in (point, os.path.join(point, "state.json"))}
+                if path not in (point, os.path.join(point, "state.json"), repository.domain,
+                                os.path.join(repository.domain, "catalog"))}
     before = times()
     repository.tool.ok("verify", "web01")
     t.equal(times(), before)
