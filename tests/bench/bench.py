@@ -13,11 +13,13 @@ from vmbtest.libvirtd import libvirt, temporary_directory  # noqa: E402
 
 import copies  # noqa: E402
 import guests  # noqa: E402
+import scale  # noqa: E402
 from lab import Lab  # noqa: E402
 from measure import Table  # noqa: E402
 
 PARTS = {"full": copies.full, "restore": copies.restore, "verify": copies.verify,
          "incremental": copies.incremental, "compare": copies.compare, "memory": copies.memory,
+         "fold": scale.fold, "huge": scale.huge, "list": scale.listing, "policy": scale.policy,
          "freeze": guests.freeze, "latency": guests.latency, "sweep": guests.sweep}
 SETTINGS = ",".join("%d:%d:7" % (kib, in_flight) for kib in (64, 256, 1024)
                     for in_flight in (1, 4, 16)) + ",256:8:7,256:4:1"

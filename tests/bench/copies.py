@@ -188,7 +188,3 @@ def memory(lab, table, options):
     drop_checkpoints(guest)
     lab.clean(tool.repo)
     lab.forget("sparse")
-    guest = lab.guest("huge", lambda: [Disk(size=64 * TIB)], mount=())
-    write_noise(lab, guest, [(0, CHANGED), (64 * TIB - CHANGED, CHANGED)])
-    row("full of 64 TiB", lab.full(guest, watch=True))
-    lab.forget("huge")
