@@ -34,10 +34,17 @@ def digest(path):
             hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
 
 
-def restored(t, tool, uuid, point):
-    """{target: digest} of a restore to raw files of whole sectors."""
+def restored(t, tool, uuid, point, lost=None):
+    """{target: digest} of a restore to raw files of whole sectors. lost: what it must say is gone."""
     to = os.path.join(directory(t), "to")
-    tool.ok("restore", uuid + "/" + point, "--to", to, "--format", "raw")
+    words = ["restore", uuid + "/" + point, "--to", to, "--format", "raw"]
+    if lost:
+        tool.run(*words).expect(4)
+        report = tool.run(*words, "--ignore-damage", "--json").expect(4).json_lines[-1]
+        t.equal([(r["disk"], [r["offset"], r["length"]]) for r in report["lost"]],
+                [(target, range_) for target, ranges in lost.items() for range_ in ranges])
+    else:
+        tool.ok(*words)
     found = {}
     for name in os.listdir(to):
         if name.endswith(".raw"):
@@ -48,6 +55,11 @@ def restored(t, tool, uuid, point):
     return found
 
 
+def lost_in(point):
+    """{target: ranges} that a point of the JSON file has lost."""
+    return {target: disk["lost"] for target, disk in point["disks"].items() if "lost" in disk}
+
+
 def check_frozen(t, tool, wanted, ids=None):
     """Everything that is listed is restored to what it was."""
     listed = [(p["uuid"], p["id"]) for p in tool.json("list")["points"]]
@@ -55,9 +67,10 @@ def check_frozen(t, tool, wanted, ids=None):
         t.equal(sorted(listed), sorted((uuid, point) for uuid, domain in wanted.items()
                                        for point in domain["points"]))
     for uuid, point in listed:
-        t.equal(restored(t, tool, uuid, point),
-                {target: disk["sha256"] for target, disk in
-                 wanted[uuid]["points"][point]["disks"].items()}, "%s/%s" % (uuid, point))
+        facts = wanted[uuid]["points"][point]
+        t.equal(restored(t, tool, uuid, point, lost_in(facts)),
+                {target: disk["sha256"] for target, disk in facts["disks"].items()},
+                "%s/%s" % (uuid, point))
 
 
 def read_only(t, repo):
@@ -105,19 +118,62 @@ def test_format_1(t):
     tool.ok("verify")
 
 
+def marks(tool):
+    """{point: what keeps it and what is known of it}."""
+    return {(p["domain"], p["id"]): (p["protected"], p["tags"], p["verify_result"])
+            for p in tool.json("list")["points"]}
+
+
+@tap.test
+def test_format_2(t):
+    """With folds in every state, a synthetic full, marks, damage, a retired point: read, then gone on with."""
+    tool, wanted = frozen(t, "format-2")
+    before = tree(tool.repo)
+    ro = read_only(t, tool.repo)
+    ro.run("verify").expect(4)
+    check_frozen(t, ro, wanted)
+    t.equal(tree(tool.repo), before, "reading has changed it")
+    known = marks(tool)
+    t.equal(sorted((mark for mark in known.values() if mark != (False, [], None)), key=str),
+            [(False, [], "damaged")] + 3 * [(False, [], "ok")] + [(True, ["audit", "monthly"], "ok")])
+    tool.ok("init", "--moved")
+    tool.run("prune", "--keep-last", "20").expect(0)
+    for uuid in wanted:
+        names = os.listdir(os.path.join(tool.repo, "domains", uuid))
+        t.equal([name for name in names if name == "fold" or name.startswith("trash-")], [])
+        points = os.listdir(os.path.join(tool.repo, "domains", uuid, "points"))
+        t.equal(sorted(points), sorted(wanted[uuid]["points"]))
+    check_frozen(t, tool, wanted)
+    t.equal(marks(tool), known)
+    tool.run("prune", "--keep-last", "1", "--keep-tag", "audit")
+    check_frozen(t, tool, wanted, ids="left")
+
+
+def read_by_other(t, tool, wanted):
+    """The other reader restores the same, of all points without damage."""
+    out = os.path.join(directory(t), "out")
+    for uuid, domain in wanted.items():
+        for point, facts in domain["points"].items():
+            for target, disk in facts["disks"].items():
+                if "lost" in disk:
+                    continue
+                subprocess.run([sys.executable, READER, tool.repo, "restore", uuid, point, target,
+                                out], check=True)
+                os.truncate(out, -(-os.path.getsize(out) // 512) * 512)
+                t.equal(digest(out), disk["sha256"], "%s %s" % (point, target))
+
+
 @tap.test
 def test_other_reader(t):
-    """A program that knows only the page restores the same, of the old format and after folds."""
+    """A program that knows only the page restores the same, of the old format and in the middle of folds."""
     tool, wanted = frozen(t)
-    out = os.path.join(directory(t), "out")
     subprocess.run([sys.executable, READER, tool.repo, "check"], check=True)
-    uuid = max(wanted, key=lambda key: len(wanted[key]["points"]))
-    for point, facts in wanted[uuid]["points"].items():
-        for target, disk in facts["disks"].items():
-            subprocess.run([sys.executable, READER, tool.repo, "restore", uuid, point, target, out],
-                           check=True)
-            os.truncate(out, -(-os.path.getsize(out) // 512) * 512)
-            t.equal(digest(out), disk["sha256"], "%s %s" % (point, target))
+    largest = max(wanted, key=lambda key: len(wanted[key]["points"]))
+    read_by_other(t, tool, {largest: wanted[largest]})
+    tool, wanted = frozen(t, "format-2")
+    t.ok(subprocess.run([sys.executable, READER, tool.repo, "check"], stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL).returncode != 0, "damage went unseen")
+    read_by_other(t, tool, wanted)
 
 
 def compare_reader(t, tool):
