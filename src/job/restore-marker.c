@@ -130,9 +130,10 @@ vmb_restore_marker_undo(int directory_fd, const char *directory, GError **error)
     gsize length = 0;
     g_autofree char *text = NULL;
     g_auto(VmbFd) fd =
-        vmb_fs_open_beneath(directory_fd, VMB_RESTORE_MARKER, O_RDONLY | O_NONBLOCK, 0, "", NULL);
+        vmb_fs_open_beneath(directory_fd, VMB_RESTORE_MARKER, O_RDWR | O_NONBLOCK, 0, "", NULL);
     if (fd < 0)
         return TRUE;
+    /* Over NFS only who may write can lock exclusively. */
     if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
         return vmb_error_set(error, VMB_ERROR_LOCKED,
                              "another restore is moving its files to %s at this moment", directory);

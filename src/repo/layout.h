@@ -16,6 +16,7 @@
 #define VMB_LAYOUT_POINTS "points"
 #define VMB_LAYOUT_MAINTENANCE "maintenance" /* lock: points are dropped and folded */
 #define VMB_LAYOUT_STRUCTURE "structure"     /* lock: which points there are, and on what they build */
+#define VMB_LAYOUT_STATES "states"           /* lock: state.json of a point is changed */
 #define VMB_LAYOUT_FOLD "fold"
 #define VMB_LAYOUT_CATALOG "catalog"
 

@@ -5,6 +5,7 @@
 #include "util/error.h"
 #include "util/fsio.h"
 #include "util/host.h"
+#include "util/mount.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +25,7 @@ vmb_place_free(VmbPlace *place)
     g_free(place->path);
     g_free(place->filesystem);
     g_strfreev(place->hosts);
+    g_free(place->local_locks);
     g_free(place);
 }
 
@@ -122,7 +124,9 @@ vmb_place_look(int root_fd, const char *path, GError **error)
             place->birth_ns = (gint64)domains.stx_btime.tv_sec * G_GINT64_CONSTANT(1000000000) +
                               domains.stx_btime.tv_nsec;
     }
-    if (belongs_to_host(&fs) && vmb_host_id() != NULL)
+    g_autoptr(VmbMount) mount = belongs_to_host(&fs) ? NULL : vmb_mount_of(root_fd);
+    place->local_locks = mount != NULL ? vmb_mount_local_locks(mount) : NULL;
+    if ((belongs_to_host(&fs) || place->local_locks != NULL) && vmb_host_id() != NULL)
         g_ptr_array_add(hosts, g_strdup(vmb_host_id()));
     g_ptr_array_add(hosts, NULL);
     place->hosts = (char **)g_ptr_array_free(g_steal_pointer(&hosts), FALSE);
@@ -161,6 +165,8 @@ vmb_place_judge(const VmbPlace *recorded, const VmbPlace *now)
     /* Moved on its filesystem, or mounted again where it was. */
     if (!same_path && (!same_filesystem || now->inode == 0))
         return VMB_PLACE_COPY;
+    if (is_empty(recorded->hosts) && now->local_locks != NULL)
+        return VMB_PLACE_WITHOUT_LOCKS;
     if (!is_empty(recorded->hosts) && !is_empty(now->hosts) &&
         !g_strv_contains((const char *const *)recorded->hosts, now->hosts[0]))
         return VMB_PLACE_OTHER_HOST;

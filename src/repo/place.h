@@ -13,6 +13,7 @@ typedef struct {
     gint64 birth_ns; /* when the filesystem made domains/; 0: it does not tell */
     char **hosts;    /* NULL-terminated ids (vmb_host_id()) of those that its filesystem
                       * belongs to; empty: a filesystem that hosts share, or nobody knows */
+    char *local_locks; /* not recorded: the mount option that keeps this host's locks from others */
 } VmbPlace;
 void vmb_place_free(VmbPlace *place);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbPlace, vmb_place_free)
@@ -24,6 +25,7 @@ VmbPlace *vmb_place_look(int root_fd, const char *path, GError **error);
 typedef enum {
     VMB_PLACE_SAME,
     VMB_PLACE_OTHER_HOST, /* all the same, on a filesystem that belongs to another host */
+    VMB_PLACE_WITHOUT_LOCKS, /* made for several hosts, and mounted so that they do not see our locks */
     VMB_PLACE_COPY,
 } VmbPlaceVerdict;
 

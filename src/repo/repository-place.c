@@ -51,11 +51,18 @@ judge(VmbRepository *repository, const VmbPlace *now, GError **error)
     switch (vmb_place_judge(repository->place, now)) {
     case VMB_PLACE_SAME:
         return TRUE;
+    case VMB_PLACE_WITHOUT_LOCKS:
+        return vmb_error_set(
+            error, VMB_ERROR_FAILED,
+            "%s is mounted with '%s', so that other hosts do not see the locks of this one, and two runs "
+            "could drop what the other one needs: nothing was changed, and it can only be read. "
+            "Mount it without that option", path, now->local_locks);
     case VMB_PLACE_OTHER_HOST:
         return vmb_error_set(
             error, VMB_ERROR_NO_REPOSITORY,
             "%s is on a disk that belonged to another host when the repository was made, so it may "
-            "be a copy of that one: nothing was changed, and it can only be read. If the disk "
+            "be a copy of that one, or on a network filesystem that was mounted without locks between "
+            "hosts: nothing was changed, and it can only be read. If the disk "
             "itself was given to this host: `vmbackup -r %s init --moved`. If it is a copy that is "
             "to go on beside the original: `vmbackup -r %s init --adopt`",
             path, path, path);

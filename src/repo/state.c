@@ -2,6 +2,7 @@
 /* state.json of a point: the part that may change after publishing. */
 #include "repo/directory.h"
 #include "repo/layout.h"
+#include "repo/lock.h"
 #include "repo/repository-private.h"
 #include "repo/state-json.h"
 #include "util/error.h"
@@ -9,8 +10,10 @@
 #include "util/units.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
-#include <sys/file.h>
+
+#define STATES_WAIT_NS (30 * G_GUINT64_CONSTANT(1000000000))
 
 static void
 damage_free(gpointer data)
@@ -302,13 +305,18 @@ vmb_point_state_write(VmbPoint *point, const VmbPointState *state, GError **erro
     return FALSE;
 }
 
-/* Others hold it for as long as writing such a file takes. Where directories cannot be locked, as on some
- * network filesystems, it is done without. */
-static void
-lock_directory(int dir_fd)
+/* A file, as over NFS locks of directories are seen by no other host. Others hold it for as long as writing
+ * such a file takes. */
+static VmbLock *
+lock_states(const VmbPoint *point, GError **error)
 {
-    while (flock(dir_fd, LOCK_EX) < 0 && errno == EINTR)
-        ;
+    g_autofree char *what = g_strdup_printf("the state of the points of %s", point->uuid);
+    g_auto(VmbFd) domain = openat(point->place->fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (domain < 0) {
+        vmb_error_errno(error, errno, "cannot open the directory of the points of %s", point->uuid);
+        return NULL;
+    }
+    return vmb_lock_take(domain, VMB_LAYOUT_STATES, TRUE, STATES_WAIT_NS, what, NULL, error);
 }
 
 gboolean
@@ -316,11 +324,8 @@ vmb_point_state_change(VmbPoint *point, void (*change)(VmbPointState *state, gpo
                        gpointer user, GError **error)
 {
     g_auto(VmbPointState) state = {0};
-    g_auto(VmbFd) dir = vmb_point_open_dir(point, error);
-    if (dir < 0)
-        return FALSE;
-    lock_directory(dir);
-    if (!vmb_point_state_read(point, &state, error))
+    g_autoptr(VmbLock) lock = lock_states(point, error);
+    if (lock == NULL || !vmb_point_state_read(point, &state, error))
         return FALSE;
     change(&state, user);
     return vmb_point_state_write(point, &state, error);
