@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The part of the check-up that looks for what dead runs have left. */
 #include "job/doctor-private.h"
+#include "job/fold.h"
 #include "job/leftovers.h"
 #include "repo/layout.h"
 #include "repo/lock.h"
@@ -182,9 +183,25 @@ report_checkpoints(VmbDoctor *doctor, const VmbJournal *journal, const GPtrArray
     report_unnamed(doctor, unnamed, points);
 }
 
+/* Only beside who is at it: nobody else tells. */
+static void
+report_fold(VmbDoctor *doctor, VmbRepoDomain *repo_domain)
+{
+    if (!vmb_fold_has_leftover(repo_domain) ||
+        vmb_lock_holder(vmb_repo_domain_fd(repo_domain), VMB_LAYOUT_MAINTENANCE) > 0)
+        return;
+    VmbDoctorLine *line = vmb_doctor_say(
+        doctor, VMB_DOCTOR_NOTE, NULL, "leftovers",
+        "a prune died while it folded or removed a point; all points that are listed read as they should");
+    line->advice = g_strdup_printf("vmbackup -r %s doctor --repair %s, or the next prune",
+                                   doctor->options->repository, doctor->name);
+}
+
 void
 vmb_doctor_leftovers(VmbDoctor *doctor, VmbRepoDomain *repo_domain, const GPtrArray *points)
 {
+    if (repo_domain != NULL)
+        report_fold(doctor, repo_domain);
     gint64 holder =
         repo_domain != NULL ? vmb_lock_holder(vmb_repo_domain_fd(repo_domain), VMB_LAYOUT_LOCK) : 0;
     if (holder > 0) {
@@ -213,7 +230,7 @@ has_leftovers(VmbDoctor *doctor, const char *uuid)
         return FALSE;
     int fd = vmb_repo_domain_fd(repo_domain);
     g_autoptr(GPtrArray) aside = vmb_journal_list_aside(fd, NULL);
-    return vmb_transaction_has_leftover(repo_domain) || (aside != NULL && aside->len > 0) ||
+    return vmb_transaction_has_leftover(repo_domain) || vmb_fold_has_leftover(repo_domain) || (aside != NULL && aside->len > 0) ||
            !vmb_journal_read(fd, &journal, NULL) || journal != NULL;
 }
 

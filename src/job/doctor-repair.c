@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* doctor --repair: undoes what dead runs have left, as the next backup would, without a backup. */
 #include "job/doctor-private.h"
+#include "job/fold.h"
 #include "job/hold.h"
 #include "job/reconcile.h"
 #include "repo/transaction.h"
@@ -86,9 +87,39 @@ repair(VmbDoctor *doctor, VmbRepoDomain *repo_domain, GError **error)
     return TRUE;
 }
 
+static void
+report_folded(const VmbFolded *folded, gpointer user)
+{
+    VmbDoctor *doctor = user;
+    VmbDoctorLine *line =
+        vmb_doctor_say(doctor, VMB_DOCTOR_PROBLEM, NULL, "repair",
+                       "the unfinished fold of %s is left for another time: %s", folded->point,
+                       folded->deferred != NULL ? folded->deferred : "?");
+    line->locked = TRUE;
+}
+
+/* Points that nobody holds for a backup: the locks are those of a prune, and a backup may go on beside it. */
+static void
+repair_fold(VmbDoctor *doctor)
+{
+    const VmbFoldDomainOptions options = {doctor->options->cancel, report_folded, doctor};
+    g_autoptr(GError) error = NULL;
+    g_autoptr(VmbRepoDomain) repo_domain =
+        vmb_repo_domain_open(doctor->repository, doctor->uuid, FALSE, NULL);
+    if (repo_domain == NULL || !vmb_fold_has_leftover(repo_domain))
+        return;
+    g_autoptr(VmbLock) lock = vmb_maintenance_lock(repo_domain, 0, doctor->options->cancel, &error);
+    if (lock == NULL || !vmb_fold_tidy(repo_domain, &options, &error))
+        say_failed(doctor, error);
+    else if (!vmb_fold_has_leftover(repo_domain))
+        vmb_doctor_say(doctor, VMB_DOCTOR_OK, NULL, "repair",
+                       "what a prune that died had begun is finished or undone");
+}
+
 void
 vmb_doctor_repair(VmbDoctor *doctor)
 {
+    repair_fold(doctor);
     g_auto(VmbHold) hold = {0};
     g_autoptr(GError) error = NULL;
     VmbLogLevel level = vmb_log_level();

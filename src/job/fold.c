@@ -440,6 +440,18 @@ vmb_fold_has_leftover(VmbRepoDomain *domain)
 }
 
 gboolean
+vmb_fold_tidy(VmbRepoDomain *domain, const VmbFoldDomainOptions *options, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    if (tidy_up(domain, options, &local))
+        return TRUE;
+    gboolean deferred = local == NULL;
+    if (!deferred)
+        g_propagate_error(error, g_steal_pointer(&local));
+    return deferred;
+}
+
+gboolean
 vmb_fold_domain(VmbRepoDomain *domain, const VmbFoldDomainOptions *options, GError **error)
 {
     g_autoptr(GHashTable) given_up = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);

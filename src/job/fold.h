@@ -33,5 +33,9 @@ typedef struct {
 gboolean vmb_fold_domain(VmbRepoDomain *domain, const VmbFoldDomainOptions *options,
                          GError **error);
 
-/* Whether a run that died has left something for vmb_fold_domain(), beside retired points. */
+/* The first part of that alone: what a dead run has left is finished or undone, and nothing is begun. What is in use
+ * is deferred. */
+gboolean vmb_fold_tidy(VmbRepoDomain *domain, const VmbFoldDomainOptions *options, GError **error);
+
+/* Whether a run that died has left something for vmb_fold_tidy(). */
 gboolean vmb_fold_has_leftover(VmbRepoDomain *domain);

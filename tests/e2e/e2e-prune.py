@@ -129,6 +129,50 @@ def test_beside_each_other(t):
 
 
 @tap.test
+def test_doctor_completes(t):
+    """What a killed prune has left is told, and goes back or on without a prune."""
+    lab = Lab(t, [Disk(6 * MIB)])
+    lab.fill("vda")
+    for number in range(8):
+        lab.write("vda", number % 5 * MIB, MIB, number)
+        lab.backup()
+    directory = os.path.join(lab.tool.repo, "domains", lab.guest.uuid)
+    for step in ("fold-appended", "fold-switched", "fold-image-moved", "point-trashed"):
+        lab.tool.ok("doctor", lab.name)
+        prune(lab, "--keep-last", str(len(lab.points) - 1), fail_at=step + "=kill")
+        before = os.listdir(directory)
+        t.ok("fold" in before or any(name.startswith("trash-") for name in before), before)
+        t.ok("died while it folded" in lab.tool.ok("doctor", lab.name).out, "it is not told")
+        t.ok("finished or undone" in lab.tool.ok("doctor", lab.name, "--repair").out, "not repaired")
+        left = os.listdir(directory)
+        t.ok("fold" not in left and not any(name.startswith("trash-") for name in left), left)
+        forget_dropped(lab)
+        lab.check_points()
+        prune(lab, "--keep-last", str(len(lab.points))).expect(0)
+    lab.check_end(restores=len(lab.points))
+
+
+@tap.test
+def test_many_backups(t):
+    """Backups without end, in chains that begin anew by themselves; VMBACKUP_TEST_LONG makes 512 of them."""
+    lab = Lab(t, [Disk(2 * MIB)])
+    lab.fill("vda")
+    count = 512 if os.environ.get("VMBACKUP_TEST_LONG", "0") not in ("", "0") else 9
+    limit = () if count > 60 else ("--max-chain", "4")
+    for number in range(count):
+        lab.write("vda", number % 32 * 64 * KIB, 64 * KIB, 1 + number % 255)
+        lab.run(*limit).expect(0)
+    listed = lab.tool.json("list")["points"]
+    t.equal([point["sequence"] for point in listed], list(range(1, count + 1)))
+    t.equal([point["level"] for point in listed].count("full"), -(-count // (60 if not limit else 4)))
+    lab.check_points()
+    lab.check_rest()
+    lab.check_end(restores=count)
+    prune(lab, "--keep-last", str(count // 3)).expect(0)
+    lab.check_end(restores=count // 3)
+
+
+@tap.test
 def test_checkpoints_of_dropped_points(t):
     """What libvirt has for points that go is remembered, and deleted by the next run; nothing else is."""
     lab = Lab(t, [Disk(3 * MIB), Disk(2 * MIB)])
