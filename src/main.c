@@ -33,6 +33,10 @@ static const VmbVerb verbs[] = {
      "  vmbackup -r /backup restore web01/latest --to /restore\n"
      "  vmbackup -r /backup restore web01/20261121 --to /restore --name web02 --start\n",
      vmb_verb_restore},
+    {"changes", "say what differs between two points of a domain", "DOMAIN/A..B",
+     "  vmbackup -r /backup changes web01/20261121..latest\n"
+     "  vmbackup -r /backup changes web01/20261121..20261122 --disk vda --json\n",
+     vmb_verb_changes},
     {"prune", "drop the points that a policy does not keep", "[DOMAIN]...",
      "  vmbackup -r /backup prune --keep-daily 14 --keep-weekly 8 --dry-run\n"
      "  vmbackup -r /backup prune web01 --keep-last 30\n", vmb_verb_prune},

@@ -52,6 +52,7 @@ def test_synthetic_fulls(t):
             t.equal(entry["reason"], "chain-limit")
             t.ok(entry["synthetic_from"] and entry["parent"] is None, "no synthetic full")
     lab.check_end(restores=3)
+    lab.check_changes()
 
 
 @tap.test
@@ -76,6 +77,7 @@ def test_resized(t):
     lab.resize("vda", 6 * MIB)
     lab.backup("--max-chain", "2")
     lab.check_end(restores=2)
+    lab.check_changes()
 
 
 @tap.test

@@ -68,6 +68,7 @@ def test_nights(t):
         for target in lab.volumes:
             image.check(lab.image(point, target))
     lab.check_end(restores=KEEP)
+    lab.check_changes()
 
 
 @tap.test

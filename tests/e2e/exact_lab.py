@@ -6,7 +6,7 @@ import filecmp
 import os
 import struct
 
-from vmbtest import image, process, tap
+from vmbtest import differ, image, process, tap
 from vmbtest.guest import Disk, Guest
 from vmbtest.libvirtd import PrivateLibvirt, libvirt
 from vmbtest.vmbackup import Tool
@@ -384,3 +384,15 @@ class Lab:
             self.t.ok(filecmp.cmp(restored, snapshot, shallow=False),
                       "restored %s of %s differs" % (target, point))
         process.run("rm", "-r", "--", to)
+
+    def check_changes(self):
+        """Between any two points just the blocks that differ are listed; targets never moved."""
+        for older, before in self.points:
+            for newer, after in self.points:
+                lines = self.tool.ok("changes", "%s/%s..%s" % (self.name, older, newer),
+                                     "--json").json_lines
+                for target, (snapshot, _) in after.items():
+                    got = [(line["offset"], line["length"], line["zero"]) for line in lines[:-1]
+                           if line["target"] == target]
+                    wanted = differ.ranges(before.get(target, (None, 0))[0], snapshot)
+                    self.t.equal(got, wanted, "%s..%s %s" % (older, newer, target))
