@@ -33,6 +33,10 @@ static const VmbVerb verbs[] = {
      "  vmbackup -r /backup restore web01/latest --to /restore\n"
      "  vmbackup -r /backup restore web01/20261121 --to /restore --name web02 --start\n",
      vmb_verb_restore},
+    {"export", "serve the disks of a point over NBD", "DOMAIN/POINT",
+     "  vmbackup -r /backup export web01/latest --socket /run/web01.sock\n"
+     "  vmbackup -r /backup export web01/latest --disk vda --exec 'nbdcopy $VMBACKUP_URI vda.raw'\n",
+     vmb_verb_export},
     {"changes", "say what differs between two points of a domain", "DOMAIN/A..B",
      "  vmbackup -r /backup changes web01/20261121..latest\n"
      "  vmbackup -r /backup changes web01/20261121..20261122 --disk vda --json\n",

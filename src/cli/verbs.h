@@ -11,6 +11,7 @@ int vmb_verb_estimate(VmbCommand *command);
 int vmb_verb_show(VmbCommand *command);
 int vmb_verb_verify(VmbCommand *command);
 int vmb_verb_restore(VmbCommand *command);
+int vmb_verb_export(VmbCommand *command);
 int vmb_verb_changes(VmbCommand *command);
 int vmb_verb_copy(VmbCommand *command);
 int vmb_verb_doctor(VmbCommand *command);

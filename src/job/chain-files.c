@@ -47,6 +47,13 @@ vmb_chain_files_image_fd(VmbChainFiles *files)
     return files->image_fds[0];
 }
 
+int
+vmb_chain_files_layer_fd(VmbChainFiles *files, guint i)
+{
+    g_return_val_if_fail(i < files->n_fds, -1);
+    return files->image_fds[i];
+}
+
 static int
 open_checked(VmbPoint *point, const char *name, guint64 size, const char *label, GError **error)
 {

@@ -32,3 +32,5 @@ gboolean vmb_chain_files_check_digests(const GArray *links, const char *domain, 
 VmbChain *vmb_chain_files_chain(VmbChainFiles *files); /* borrowed */
 /* The newest link's image, for checks of its structure. */
 int vmb_chain_files_image_fd(VmbChainFiles *files);
+/* The image of layer @i, 0 for the newest; borrowed. */
+int vmb_chain_files_layer_fd(VmbChainFiles *files, guint i);

@@ -12,8 +12,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from vmbtest import tap  # noqa: E402
 from vmbtest.vmbackup import Tool  # noqa: E402
 
-VERBS = ["init", "backup", "estimate", "list", "show", "stats", "verify", "restore", "prune", "protect", "forget",
-         "copy", "doctor", "release"]
+VERBS = ["init", "backup", "estimate", "list", "show", "stats", "verify", "restore", "export",
+         "changes", "prune", "protect", "forget", "copy", "doctor", "release"]
 SECTIONS = ["NAME", "SYNOPSIS", "EXAMPLES", "DESCRIPTION", "OPTIONS", "EXIT STATUS"]
 STATUSES = ["0", "1", "2", "3", "4", "10", "11", "20", "21", "22", "23", "128+N"]
 

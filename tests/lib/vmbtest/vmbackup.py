@@ -93,6 +93,11 @@ class Running:
         with open(self._err.name, encoding="utf-8", errors="backslashreplace") as file:
             return file.read()
 
+    def output(self):
+        """What it has written to standard output until now, whole lines."""
+        with open(self._out.name, encoding="utf-8", errors="backslashreplace") as file:
+            return file.read().rpartition("\n")[0]
+
     def wait(self, timeout=120):
         """Waits for the end. After timeout it is killed, and the test fails."""
         try:
