@@ -35,7 +35,7 @@ static const VmbVerb verbs[] = {
      vmb_verb_restore},
     {"export", "serve the disks of a point over NBD", "DOMAIN/POINT",
      "  vmbackup -r /backup export web01/latest --socket /run/web01.sock\n"
-     "  vmbackup -r /backup export web01/latest --disk vda --exec 'nbdcopy $VMBACKUP_URI vda.raw'\n",
+     "  vmbackup -r /backup export web01/latest --exec 'nbdcopy $VMBACKUP_URI x.raw'\n",
      vmb_verb_export},
     {"changes", "say what differs between two points of a domain", "DOMAIN/A..B",
      "  vmbackup -r /backup changes web01/20261121..latest\n"

@@ -18,8 +18,8 @@ typedef struct {
     VmbCommand *command;
     VmbRestoreOptions job;
     guint format; /* place in its list of words */
-    GPtrArray *disks, *exclude, *allow, *lost;
-    gboolean json;
+    GPtrArray *disks, *destinations, *exclude, *allow, *lost;
+    gboolean json, stream; /* stream: standard output is the disk */
 } Restore;
 
 static gboolean
@@ -31,12 +31,61 @@ is_domain_name(const char *name)
     return g_utf8_validate(name, -1, NULL);
 }
 
+/* "vda=/dev/vg0/web01" becomes the disk and its destination; all of them, or none. */
+static gboolean
+split_destinations(Restore *restore, GError **error)
+{
+    for (guint i = 0; i < restore->disks->len; i++) {
+        char *equals = strchr(restore->disks->pdata[i], '=');
+        if (equals == NULL)
+            continue;
+        g_ptr_array_add(restore->destinations, g_strdup(equals + 1));
+        *equals = '\0';
+    }
+    if (restore->destinations->len > 0 && restore->destinations->len < restore->disks->len)
+        return vmb_error_set(error, VMB_ERROR_USAGE,
+                             "either all disks have a destination of their own (--disk TARGET=DEST), or none");
+    if (g_strcmp0(restore->job.to, "-") != 0)
+        return TRUE;
+    restore->stream = TRUE;
+    restore->job.to = NULL;
+    if (restore->destinations->len > 0 || restore->disks->len > 1)
+        return vmb_error_set(error, VMB_ERROR_USAGE, "--to - writes one disk to standard output: choose it with --disk");
+    g_ptr_array_add(restore->destinations, g_strdup("-"));
+    return TRUE;
+}
+
+/* Only disks are written then. */
+static gboolean
+check_out(const Restore *restore, GError **error)
+{
+    const VmbRestoreOptions *job = &restore->job;
+    for (guint i = 0; i < restore->disks->len; i++)
+        for (guint k = 0; k < i; k++)
+            if (strcmp(restore->disks->pdata[i], restore->disks->pdata[k]) == 0 ||
+                strcmp(restore->destinations->pdata[i], restore->destinations->pdata[k]) == 0)
+                return vmb_error_set(error, VMB_ERROR_USAGE, "--disk names a disk or a destination twice");
+    if (job->to != NULL || job->define || job->start || job->name != NULL || restore->exclude->len > 0)
+        return vmb_error_set(error, VMB_ERROR_USAGE,
+                             "where disks have destinations of their own, nothing else is restored: no --to DIR, "
+                             "--exclude-disk, --define, --start or --name");
+    for (guint i = 0; i < restore->destinations->len; i++)
+        if (restore->disks->len > 0 && !restore->stream &&
+            strcmp(restore->destinations->pdata[i], "-") == 0)
+            return vmb_error_set(error, VMB_ERROR_USAGE, "for standard output: --to - --disk TARGET");
+    return !restore->stream || !restore->json ||
+           vmb_error_set(error, VMB_ERROR_USAGE, "with --to - standard output is the disk; there is no --json");
+}
+
 static gboolean
 check_usage(const Restore *restore, GError **error)
 {
     const VmbRestoreOptions *job = &restore->job;
+    if (restore->destinations->len > 0)
+        return check_out(restore, error);
     if (job->to == NULL)
-        return vmb_error_set(error, VMB_ERROR_USAGE, "--to DIR is missing: where to restore to");
+        return vmb_error_set(error, VMB_ERROR_USAGE,
+                             "--to DIR is missing: where to restore to (or --disk TARGET=DEST)");
     if (job->name != NULL && !is_domain_name(job->name))
         return vmb_error_set(error, VMB_ERROR_USAGE, "--name: '%s' cannot be the name of a domain",
                              job->name);
@@ -171,13 +220,14 @@ run(Restore *restore)
     static const VmbRestoreFormat formats[] = {VMB_RESTORE_QCOW2, VMB_RESTORE_RAW};
     VmbRestoreOptions *job = &restore->job;
     g_autoptr(GError) error = NULL;
-    if (!check_usage(restore, &error))
+    if (!split_destinations(restore, &error) || !check_usage(restore, &error))
         return fail(restore, error);
     job->repository = vmb_command_repository(restore->command, &error);
     if (job->repository == NULL)
         return fail(restore, error);
-    g_autofree char *to = g_canonicalize_filename(job->to, NULL);
+    g_autofree char *to = job->to != NULL ? g_canonicalize_filename(job->to, NULL) : NULL;
     job->to = to;
+    job->destinations = vmb_command_vector(restore->destinations);
     job->point = vmb_command_operands(restore->command)[0];
     job->format = formats[restore->format];
     job->define = job->define || job->start;
@@ -186,7 +236,8 @@ run(Restore *restore)
     job->exclude = vmb_command_vector(restore->exclude);
     job->allow = vmb_command_vector(restore->allow);
     job->lost = restore->lost;
-    job->cancel = vmb_signals_install();
+    /* A reader that takes nothing would keep us from looking at a signal; and there is nothing to undo. */
+    job->cancel = restore->stream ? NULL : vmb_signals_install();
     g_autoptr(VmbProgressView) view = vmb_progress_view_start();
     g_autoptr(VmbRestoreResult) result = vmb_restore(job, &error);
     g_clear_pointer(&view, vmb_progress_view_free);
@@ -196,7 +247,7 @@ run(Restore *restore)
     int status = restore->lost->len > 0 ? VMB_EXIT_DAMAGE : VMB_EXIT_OK;
     if (restore->json)
         print_summary(restore, result, NULL, status);
-    else if (!restore->command->quiet)
+    else if (!restore->command->quiet && !restore->stream)
         print_text(result);
     return status;
 }
@@ -209,13 +260,19 @@ vmb_verb_restore(VmbCommand *command)
     g_autoptr(GPtrArray) allow = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GPtrArray) lost =
         g_ptr_array_new_with_free_func((GDestroyNotify)vmb_restore_loss_free);
-    Restore restore = {
-        .command = command, .disks = disks, .exclude = exclude, .allow = allow, .lost = lost};
+    g_autoptr(GPtrArray) destinations = g_ptr_array_new_with_free_func(g_free);
+    Restore restore = {.command = command,
+                       .disks = disks,
+                       .destinations = destinations,
+                       .exclude = exclude,
+                       .allow = allow,
+                       .lost = lost};
     VmbRestoreOptions *job = &restore.job;
     const VmbOption options[] = {
-        {"to", 't', VMB_OPTION_STRING, "DIR", "directory to restore into; made if it is absent",
+        {"to", 't', VMB_OPTION_STRING, "DIR", "directory to restore into; made if it is absent. -: one disk, raw, to standard output",
          &job->to},
-        {"disk", 0, VMB_OPTION_LIST, "TARGET[,...]", "only these disks, such as vda", disks},
+        {"disk", 0, VMB_OPTION_LIST, "TARGET[=DEST][,...]",
+         "only these disks, such as vda; with DEST, a block device or NBD URI, nothing else is restored", disks},
         {"exclude-disk", 0, VMB_OPTION_LIST, "TARGET[,...]", "all but these disks", exclude},
         {"format", 0, VMB_OPTION_CHOICE, "qcow2|raw", "format of the images (qcow2)",
          &restore.format},

@@ -52,5 +52,9 @@ void vmb_restore_take_losses(VmbRestoreRun *run, const VmbRestoreDisk *disk,
 gboolean vmb_restore_make_xml(VmbRestoreRun *run, const char *directory, GError **error);
 /* Puts the TPM state of the point, if there is one, where libvirt looks for that of the defined domain. */
 gboolean vmb_restore_tpm(VmbRestoreRun *run, GError **error);
+/* Writes the chosen disks, and nothing else, to the destinations of the options. */
+gboolean vmb_restore_out(VmbRestoreRun *run, GError **error);
+/* That the digest files of the disk are whole, after all of its windows were read. */
+gboolean vmb_restore_check_digests(const VmbRestoreDisk *disk, GError **error);
 /* Writes the images, the other files and domain.xml into the stage. */
 gboolean vmb_restore_write(VmbRestoreRun *run, GError **error);

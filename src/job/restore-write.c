@@ -65,8 +65,8 @@ write_chunk(const VmbChunk *chunk, gpointer user, GError **error)
 
 /* What the windows did not show must be whole as well: a digest file is small, and one that was cut or
  * exchanged is no proof of anything. */
-static gboolean
-check_digest_files(const VmbRestoreDisk *disk, GError **error)
+gboolean
+vmb_restore_check_digests(const VmbRestoreDisk *disk, GError **error)
 {
     for (guint i = 0; i < disk->links->len; i++) {
         const VmbChainLink *link = &g_array_index(disk->links, VmbChainLink, i);
@@ -101,7 +101,7 @@ write_image(VmbRestoreRun *run, const VmbRestoreDisk *disk, Target *target, GErr
     }
     g_autoptr(VmbLosses) losses = run->options->ignore_damage ? vmb_losses_new() : NULL;
     read.losses = losses;
-    if (!vmb_chain_read(&read, error) || (losses == NULL && !check_digest_files(disk, error)))
+    if (!vmb_chain_read(&read, error) || (losses == NULL && !vmb_restore_check_digests(disk, error)))
         return FALSE;
     if (losses != NULL)
         vmb_restore_take_losses(run, disk, losses);

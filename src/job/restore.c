@@ -145,6 +145,9 @@ define(VmbRestoreRun *run, GError **error)
 static gboolean
 run_steps(VmbRestoreRun *run, GError **error)
 {
+    if (run->options->destinations != NULL)
+        return find_point(run, error) && vmb_restore_select(run, error) &&
+               vmb_restore_out(run, error);
     g_autofree char *directory = g_canonicalize_filename(run->options->to, NULL);
     if (!find_point(run, error) || !vmb_restore_select(run, error) ||
         !vmb_restore_make_xml(run, directory, error) || !check_define(run, error))

@@ -12,6 +12,9 @@ typedef struct {
     const char *to;              /* directory; made if absent (its parent must exist) */
     VmbRestoreFormat format;
     const char *const *disks;    /* targets; NULL or empty: all of the point */
+    const char *const *destinations; /* for each of disks: "-", an NBD URI or a block device, as for
+                                  * vmb_destination_open(); then nothing else of the point is restored, and to and all
+                                  * that goes with it mean nothing; NULL: they go to @to */
     const char *const *exclude;
     gboolean define, start;      /* start implies define */
     const char *uri;             /* for define */

@@ -31,11 +31,11 @@ def section(text, title):
 def options_of_page(text):
     """Long names and letters that the page's items name."""
     items = re.findall(r"^=item (.*)$", section(text, "OPTIONS"), re.M)
-    return {name for item in items for name in re.findall(r"B<(--?[a-z-]+)>", item)}
+    return {name for item in items for name in re.findall(r"B<(--?[a-z0-9-]+)>", item)}
 
 
 def options_of_help(text):
-    lines = re.findall(r"^  (?:(-\w), |    )(--[a-z-]+)", text, re.M)
+    lines = re.findall(r"^  (?:(-\w), |    )(--[a-z0-9-]+)", text, re.M)
     return {name for pair in lines for name in pair if name}
 
 
