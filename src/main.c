@@ -33,7 +33,8 @@ static const VmbVerb verbs[] = {
      "  vmbackup -r /backup restore web01/latest --to /restore\n"
      "  vmbackup -r /backup restore web01/20261121 --to /restore --name web02 --start\n",
      vmb_verb_restore},
-    {"export", "serve the disks of a point over NBD", "DOMAIN/POINT",
+    {"export", "serve the disks of a point, or of a running domain, over NBD",
+     "DOMAIN/POINT | --live DOMAIN",
      "  vmbackup -r /backup export web01/latest --socket /run/web01.sock\n"
      "  vmbackup -r /backup export web01/latest --exec 'nbdcopy $VMBACKUP_URI x.raw'\n",
      vmb_verb_export},

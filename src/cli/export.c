@@ -1,19 +1,43 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* vmbackup export: the disks of a point over NBD. */
+/* vmbackup export: the disks of a point, or of a running domain, over NBD. */
 #include "job/export.h"
 #include "cli/exit-status.h"
 #include "cli/json-view.h"
 #include "cli/output.h"
 #include "cli/signals.h"
 #include "cli/verbs.h"
+#include "job/live.h"
 #include "util/units.h"
+
+#define FREEZE_DEFAULT_NS (10 * G_GUINT64_CONSTANT(1000000000))
+#define FREEZE_MAX_NS (60 * G_GUINT64_CONSTANT(1000000000))
 
 typedef struct {
     VmbCommand *command;
     VmbExportOptions job;
+    VmbLiveOptions live; /* what it has beside those of job */
     const char *x509, *psk;
-    gboolean any_client, json;
+    guint quiesce; /* place in its list of words */
+    gboolean any_client, json, is_live;
 } ExportVerb;
+
+static gboolean
+check_live(const ExportVerb *verb, GError **error)
+{
+    const VmbExportOptions *job = &verb->job;
+    const VmbLiveOptions *live = &verb->live;
+    if (!verb->is_live)
+        return (live->consumer == NULL && live->scratch_dir == NULL) ||
+               vmb_error_set(error, VMB_ERROR_USAGE, "--consumer and --scratch-dir are for --live");
+    if (job->writable || job->ignore_damage || verb->x509 != NULL || verb->psk != NULL)
+        return vmb_error_set(error, VMB_ERROR_USAGE,
+                             "a running domain is served read-only, and by its own QEMU, without TLS: no --rw, "
+                             "--tls-... or --ignore-damage; `ssh -L` takes a socket to other hosts");
+    if (live->consumer != NULL && (job->command == NULL || job->since != NULL))
+        return vmb_error_set(error, VMB_ERROR_USAGE,
+                             "--consumer needs --exec, whose status says whether all was taken, and no --since");
+    return TRUE;
+}
 
 static gboolean
 check_usage(ExportVerb *verb, GError **error)
@@ -21,6 +45,8 @@ check_usage(ExportVerb *verb, GError **error)
     VmbServeAddress *address = &verb->job.address;
     if (verb->x509 != NULL && verb->psk != NULL)
         return vmb_error_set(error, VMB_ERROR_USAGE, "--tls-x509 and --tls-psk exclude each other");
+    if (!check_live(verb, error))
+        return FALSE;
     if (verb->any_client && verb->x509 == NULL)
         return vmb_error_set(error, VMB_ERROR_USAGE, "--tls-any-client is for --tls-x509");
     address->tls_dir = verb->x509 != NULL ? verb->x509 : verb->psk;
@@ -79,6 +105,27 @@ print_ready(const VmbServed *served, gpointer user)
     vmb_output_finish(NULL);
 }
 
+static gboolean
+export_live(ExportVerb *verb, int *status, GError **error)
+{
+    static const VmbQuiesceMode modes[] = {VMB_QUIESCE_AUTO, VMB_QUIESCE_REQUIRE, VMB_QUIESCE_PAUSE,
+                                           VMB_QUIESCE_NONE};
+    const VmbExportOptions *job = &verb->job;
+    VmbLiveOptions *live = &verb->live;
+    live->repository = job->repository;
+    live->uri = verb->command->uri;
+    live->domain = job->point;
+    live->disks = job->disks;
+    live->since = job->since;
+    live->quiesce = modes[verb->quiesce];
+    live->address = job->address;
+    live->command = job->command;
+    live->cancel = job->cancel;
+    live->ready = job->ready;
+    live->user = job->user;
+    return vmb_export_live(live, status, error);
+}
+
 static int
 run(ExportVerb *verb)
 {
@@ -91,7 +138,8 @@ run(ExportVerb *verb)
     job->cancel = vmb_signals_install();
     if (!check_usage(verb, &error) ||
         (job->repository = vmb_command_repository(verb->command, &error)) == NULL ||
-        !vmb_export(job, &command_status, &error))
+        !(verb->is_live ? export_live(verb, &command_status, &error)
+                        : vmb_export(job, &command_status, &error)))
         status = vmb_command_fail(error);
     if (!verb->json)
         return status;
@@ -107,7 +155,7 @@ int
 vmb_verb_export(VmbCommand *command)
 {
     g_autoptr(GPtrArray) disks = g_ptr_array_new_with_free_func(g_free);
-    ExportVerb verb = {.command = command};
+    ExportVerb verb = {.command = command, .live = {.freeze_timeout_ns = FREEZE_DEFAULT_NS}};
     VmbExportOptions *job = &verb.job;
     const VmbOption options[] = {
         {"disk", 0, VMB_OPTION_LIST, "TARGET[,...]", "only these disks, such as vda", disks},
@@ -133,6 +181,18 @@ vmb_verb_export(VmbCommand *command)
          &job->overlay_dir},
         {"keep-overlay", 0, VMB_OPTION_STRING, "FILE", "with --rw and one disk: keep the overlay as this file",
          &job->keep_overlay},
+        {"live", 0, VMB_OPTION_FLAG, NULL,
+         "serve the disks of a running domain, as they are at this moment", &verb.is_live},
+        {"consumer", 0, VMB_OPTION_STRING, "NAME",
+         "with --live and --exec: tell what has changed since this one's last success", &verb.live.consumer},
+        {"quiesce", 0, VMB_OPTION_CHOICE, "auto|require|pause|none",
+         "with --live: how to make the guest hold still for that moment (auto)", &verb.quiesce},
+        {"freeze-timeout", 0, VMB_OPTION_DURATION, "TIME", "with --live: longest freeze (10s; at most 60s)",
+         &verb.live.freeze_timeout_ns, FREEZE_MAX_NS},
+        {"scratch-dir", 0, VMB_OPTION_STRING, "DIR",
+         "with --live: where QEMU keeps what the guest overwrites meanwhile", &verb.live.scratch_dir},
+        {"lock-wait", 0, VMB_OPTION_DURATION, "TIME", "with --live: wait so long for another run to end",
+         &verb.live.lock_wait_ns},
         {"ignore-damage", 0, VMB_OPTION_FLAG, NULL, "serve what is known to be damaged all the same",
          &job->ignore_damage},
         {"json", 0, VMB_OPTION_FLAG, NULL, "JSON lines: what is served, and a summary at the end",

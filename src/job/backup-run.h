@@ -34,6 +34,9 @@ typedef struct {
     VmbDomainInfo *info;
     gboolean was_paused, had_io_error;
     VmbPlan *plan;
+    /* Of an export of the running domain (job/live.h), which makes no point: */
+    gboolean live, no_checkpoint;
+    const char **bases;           /* of each disk of the plan: the checkpoint that its bitmap begins at; NULL: none */
     /* steps 4 to 7 */
     VmbManifest *manifest;
     VmbTransaction *transaction;
@@ -54,6 +57,12 @@ typedef struct {
 void vmb_backup_run_clear(VmbBackupRun *run);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(VmbBackupRun, vmb_backup_run_clear)
 
+/* Steps 1 and 2: repository, domain, locks, and the end of what dead runs have left. */
+gboolean vmb_backup_enter(VmbBackupRun *run, const char *name, GError **error);
+/* Puts in place of @error what stopped the run, what is intact, and what happens next. */
+void vmb_backup_explain(VmbBackupRun *run, GError **error);
+/* The facts of the new manifest, and the names of checkpoint and run. */
+void vmb_backup_name(VmbBackupRun *run);
 /* Step 3: what the domain is; then level and method of each disk. */
 gboolean vmb_backup_inspect(VmbBackupRun *run, GError **error);
 gboolean vmb_backup_plan(VmbBackupRun *run, GError **error);

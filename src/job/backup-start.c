@@ -96,8 +96,10 @@ describe_job(VmbBackupRun *run, gboolean bitmaps)
         const VmbPlanDisk *disk = disks->pdata[i];
         run->job_disks[i].target = disk->info->target;
         run->job_disks[i].scratch = run->scratch->paths->pdata[i];
-        run->job_disks[i].checkpoint = disk->info->bitmaps;
-        if (bitmaps && disk->method == VMB_METHOD_BITMAP)
+        run->job_disks[i].checkpoint = disk->info->bitmaps && !run->no_checkpoint;
+        if (run->bases != NULL)
+            run->job_disks[i].incremental = bitmaps ? run->bases[i] : NULL;
+        else if (bitmaps && disk->method == VMB_METHOD_BITMAP)
             run->job_disks[i].incremental = disk->parent_disk->checkpoint;
     }
     return (VmbBackupJobSpec){run->scratch->socket, run->checkpoint, run->job_disks, disks->len};
@@ -187,8 +189,12 @@ begin_job(VmbBackupRun *run, GError **error)
     gboolean refused = FALSE;
     VmbBackupJobSpec spec = describe_job(run, TRUE);
     run->job = vmb_backup_job_new(run->domain, &spec);
-    return freeze_begin_thaw(run, &refused, error) &&
-           (!refused || vmb_plan_give_up_bitmaps(run->plan, run->options, run->points,
+    if (!freeze_begin_thaw(run, &refused, error))
+        return FALSE;
+    if (refused && run->live)
+        return vmb_error_set(error, VMB_ERROR_NO_INCREMENTAL,
+                             "%s: QEMU cannot use a bitmap that was asked for", run->result->domain);
+    return (!refused || vmb_plan_give_up_bitmaps(run->plan, run->options, run->points,
                                                  run->result->domain, run->reasons, error));
 }
 

@@ -96,6 +96,7 @@ vmb_backup_run_clear(VmbBackupRun *run)
         vmb_backup_clear_journal(run);
     g_clear_pointer(&run->offline, vmb_offline_free);
     g_clear_pointer(&run->job_disks, g_free);
+    g_clear_pointer(&run->bases, g_free);
     g_clear_pointer(&run->nonce, g_free);
     g_clear_pointer(&run->checkpoint, g_free);
     g_clear_pointer(&run->manifest, vmb_manifest_free);
@@ -180,6 +181,12 @@ reconcile(VmbBackupRun *run, GError **error)
 }
 
 gboolean
+vmb_backup_enter(VmbBackupRun *run, const char *name, GError **error)
+{
+    return find_domain(run, name, error) && take_locks(run, error) && reconcile(run, error);
+}
+
+gboolean
 vmb_backup_inspect(VmbBackupRun *run, GError **error)
 {
     run->info = vmb_domain_inspect(run->domain, error);
@@ -202,8 +209,8 @@ vmb_backup_plan(VmbBackupRun *run, GError **error)
 
 /* ---- step 4 ---- */
 
-static gboolean
-begin_manifest(VmbBackupRun *run, GError **error)
+void
+vmb_backup_name(VmbBackupRun *run)
 {
     VmbManifest *manifest = run->manifest = vmb_manifest_new();
     manifest->repository = g_strdup(vmb_repository_id(run->repository));
@@ -212,20 +219,27 @@ begin_manifest(VmbBackupRun *run, GError **error)
     manifest->host_id = g_strdup(vmb_host_id());
     manifest->domain = g_strdup(run->result->domain);
     manifest->uuid = g_strdup(run->result->uuid);
+    manifest->time_ns = vmb_units_now();
+    run->checkpoint = vmb_checkpoint_new_name(manifest->repository);
+    /* The random digits of the name are this run's nonce as well. */
+    run->nonce = g_strdup(strrchr(run->checkpoint, '-') + 1);
+}
+
+static gboolean
+begin_manifest(VmbBackupRun *run, GError **error)
+{
     VmbDomainState state;
     if (!vmb_domain_state(run->domain, &state, error))
         return FALSE;
+    vmb_backup_name(run);
+    VmbManifest *manifest = run->manifest;
     manifest->transient = !state.persistent;
     manifest->quiesce = g_strdup(vmb_quiesce_mode_name(run->options->quiesce));
     g_clear_pointer(&manifest->reasons, g_ptr_array_unref);
     manifest->reasons = g_ptr_array_ref(run->reasons);
     g_clear_pointer(&manifest->skipped, g_ptr_array_unref);
     manifest->skipped = g_ptr_array_ref(run->plan->skipped);
-    manifest->time_ns = vmb_units_now();
     manifest->id = vmb_transaction_new_id(run->repo_domain, manifest->time_ns);
-    run->checkpoint = vmb_checkpoint_new_name(manifest->repository);
-    /* The random digits of the name are this run's nonce as well. */
-    run->nonce = g_strdup(strrchr(run->checkpoint, '-') + 1);
     return vmb_repo_domain_next_sequence(run->repo_domain, &manifest->sequence, error);
 }
 
@@ -281,8 +295,7 @@ run_steps(VmbBackupRun *run, const char *name, GError **error)
 {
     VmbDomainState state;
     gboolean started = FALSE;
-    if (!find_domain(run, name, error) || !take_locks(run, error) || !reconcile(run, error) ||
-        !vmb_domain_state(run->domain, &state, error))
+    if (!vmb_backup_enter(run, name, error) || !vmb_domain_state(run->domain, &state, error))
         return FALSE;
     if (!state.active && vmb_backup_offline(run, &started, error))
         return TRUE;
@@ -306,7 +319,8 @@ static const char *
 why_job_is_gone(VmbBackupRun *run, const GError *error)
 {
     VmbDomainState state;
-    gboolean reading = run->watch != NULL && run->manifest->disks->len < run->plan->disks->len &&
+    gboolean reading = run->watch != NULL && !run->live &&
+                       run->manifest->disks->len < run->plan->disks->len &&
                        g_error_matches(error, VMB_ERROR, VMB_ERROR_FAILED);
     if (run->offline != NULL || !vmb_domain_state(run->domain, &state, NULL))
         return NULL;
@@ -319,9 +333,8 @@ why_job_is_gone(VmbBackupRun *run, const GError *error)
     return NULL;
 }
 
-/* What stopped the run, what is intact, and what happens next. */
-static void
-explain_error(VmbBackupRun *run, GError **error)
+void
+vmb_backup_explain(VmbBackupRun *run, GError **error)
 {
     GError *cause = NULL;
     if ((run->watch != NULL && vmb_scratch_watch_fired(run->watch, &cause)) ||
@@ -362,7 +375,7 @@ vmb_backup_domain(const VmbBackupOptions *options, const char *name)
             run.stop_handler = g_cancellable_connect(options->cancel, G_CALLBACK(forward_cancel),
                                                      run.stop, NULL);
         if (!run_steps(&run, name, &result->error))
-            explain_error(&run, &result->error);
+            vmb_backup_explain(&run, &result->error);
         if (run.published != VMB_UNPUBLISHED)
             result->manifest = g_steal_pointer(&run.manifest);
     }

@@ -42,3 +42,27 @@ typedef gboolean (*VmbChangesEmit)(guint64 offset, guint64 length, gboolean zero
  * VMB_ERROR_DAMAGE, VMB_ERROR_CANCELLED, those of @emit. */
 gboolean vmb_changes_read(VmbChanges *changes, guint index, VmbChangesEmit emit, gpointer user,
                           GError **error);
+
+/* What differs between a point and the running domain at this moment. */
+typedef struct {
+    const char *repository;
+    const char *uri;          /* NULL: libvirt's default */
+    const char *domain;       /* name or UUID, for libvirt and the repository */
+    const char *point;        /* without domain */
+    const char *const *disks; /* targets; NULL or empty: all */
+    const char *scratch_dir;  /* NULL: the default */
+    guint64 lock_wait_ns;
+    GCancellable *cancel;
+    gpointer user;
+    /* A disk and all its ranges, in this order, as of vmb_changes_read(); of @disk only the sums are filled in later. */
+    void (*begin)(const VmbChangedDisk *disk, gpointer user);
+    VmbChangesEmit emit;
+    void (*end)(const VmbChangedDisk *disk, gpointer user);
+} VmbChangesLive;
+
+/* A job of the domain shows one moment, as for a backup, without a freeze. Where a bitmap since the point can be relied
+ * upon only what it names is read, else all that the disk holds; what is read is compared by digests. Afterwards *@since
+ * (id of the point), *@name and *@uuid are those of domain and point; free with g_free(). Errors: as of vmb_changes_open() and
+ * vmb_export_live(). */
+gboolean vmb_changes_live(const VmbChangesLive *options, char **since, char **name, char **uuid,
+                          GError **error);

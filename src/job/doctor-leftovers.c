@@ -3,6 +3,7 @@
 #include "job/doctor-private.h"
 #include "job/fold.h"
 #include "job/leftovers.h"
+#include "repo/consumer.h"
 #include "repo/layout.h"
 #include "repo/lock.h"
 #include "repo/transaction.h"
@@ -161,7 +162,8 @@ report_unnamed(VmbDoctor *doctor, const GPtrArray *names, const GPtrArray *point
 }
 
 static void
-report_checkpoints(VmbDoctor *doctor, const VmbJournal *journal, const GPtrArray *points)
+report_checkpoints(VmbDoctor *doctor, VmbRepoDomain *repo_domain, const VmbJournal *journal,
+                   const GPtrArray *points)
 {
     g_autoptr(GPtrArray) names = existing_names(doctor);
     g_autoptr(GPtrArray) old = g_ptr_array_new();
@@ -173,7 +175,9 @@ report_checkpoints(VmbDoctor *doctor, const VmbJournal *journal, const GPtrArray
                            g_strv_contains((const char *const *)journal->stale, names->pdata[i]);
         if (role == VMB_CHECKPOINT_OLD && !counted)
             g_ptr_array_add(old, names->pdata[i]);
-        else if (role == VMB_CHECKPOINT_UNNAMED)
+        else if (role == VMB_CHECKPOINT_UNNAMED &&
+                 (repo_domain == NULL ||
+                  !vmb_consumer_needs(vmb_repo_domain_fd(repo_domain), names->pdata[i])))
             g_ptr_array_add(unnamed, names->pdata[i]);
     }
     VmbDoctorLine *line = say_names(doctor, VMB_DOCTOR_PROBLEM, old, "checkpoint",
@@ -215,7 +219,7 @@ vmb_doctor_leftovers(VmbDoctor *doctor, VmbRepoDomain *repo_domain, const GPtrAr
         advise_repair(doctor, vmb_doctor_say(doctor, VMB_DOCTOR_NOTE, NULL, "leftovers",
                                              "an unfinished point is in staging/"));
     if (doctor->domain != NULL && doctor->repository != NULL)
-        report_checkpoints(doctor, journal, points);
+        report_checkpoints(doctor, repo_domain, journal, points);
 }
 
 /* ---- domains that are gone ---- */

@@ -3,6 +3,7 @@
 #include "job/reconcile.h"
 #include "job/leftovers.h"
 #include "job/scratch.h"
+#include "repo/consumer.h"
 #include "util/error.h"
 #include "util/fault.h"
 #include "util/fsio.h"
@@ -182,11 +183,14 @@ not_deleted(const char *domain, const char *name, const GError *error, GPtrArray
                    error->message);
 }
 
-/* A name of the journal; a failure keeps it for the next time. */
+/* A name of the journal; a failure keeps it for the next time. A consumer's stays: its run was killed after it
+ * had been advanced. */
 static void
 purge_checkpoint(Undo *undo, const char *name)
 {
     g_autoptr(GError) error = NULL;
+    if (vmb_consumer_needs(vmb_repo_domain_fd(undo->repo_domain), name))
+        return;
     if (!vmb_checkpoint_purge(undo->domain, name, NULL, &error))
         not_deleted(undo->name, name, error, undo->reasons, undo->failed);
 }

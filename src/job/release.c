@@ -4,6 +4,7 @@
 #include "job/hold.h"
 #include "job/reconcile.h"
 #include "job/scratch.h"
+#include "repo/consumer.h"
 #include "repo/journal.h"
 #include "repo/transaction.h"
 #include "util/error.h"
@@ -317,10 +318,24 @@ rewrite_journal(const Releasing *work, GError **error)
     return vmb_journal_write(fd, &rest, error);
 }
 
+/* Each of them takes everything the next time. */
+static gboolean
+forget_consumers(const Releasing *work, GError **error)
+{
+    if (work->repo_domain == NULL || work->options->dry_run)
+        return TRUE;
+    int fd = vmb_repo_domain_fd(work->repo_domain);
+    g_autoptr(GPtrArray) names = vmb_consumer_names(fd, error);
+    for (guint i = 0; names != NULL && i < names->len; i++)
+        if (!vmb_consumer_remove(fd, names->pdata[i], error))
+            return FALSE;
+    return names != NULL;
+}
+
 static gboolean
 run(Releasing *work, GError **error)
 {
-    if (!undo_dead_runs(work, error))
+    if (!undo_dead_runs(work, error) || !forget_consumers(work, error))
         return FALSE;
     return work->domain == NULL || (delete_all(work, error) && rewrite_journal(work, error));
 }

@@ -193,6 +193,12 @@ vmb_nbd_reader_size(VmbNbdReader *r)
     return r->size;
 }
 
+int
+vmb_nbd_reader_fd(VmbNbdReader *r)
+{
+    return r->nbd != NULL ? nbd_aio_get_fd(r->nbd) : -1;
+}
+
 static VmbNbdReader *
 reader_new(const VmbNbdOptions *options)
 {

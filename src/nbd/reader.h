@@ -24,6 +24,8 @@ void vmb_nbd_reader_free(VmbNbdReader *reader);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbNbdReader, vmb_nbd_reader_free)
 
 guint64 vmb_nbd_reader_size(VmbNbdReader *reader); /* bytes, as exported */
+/* Of the connection; with nothing in flight it becomes readable when the server has gone. */
+int vmb_nbd_reader_fd(VmbNbdReader *reader);
 
 typedef struct {
     guint64 offset, length; /* bytes */

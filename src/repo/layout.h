@@ -18,6 +18,7 @@
 #define VMB_LAYOUT_STRUCTURE "structure"     /* lock: which points there are, and on what they build */
 #define VMB_LAYOUT_STATES "states"           /* lock: state.json of a point is changed */
 #define VMB_LAYOUT_FOLD "fold"
+#define VMB_LAYOUT_CONSUMERS "consumers"
 #define VMB_LAYOUT_CATALOG "catalog"
 
 /* Of a point; each has a lock as well. */

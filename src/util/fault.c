@@ -20,6 +20,7 @@ static const char *const names[] = {
     "repository-upgraded",
     "restore-disk-data",  "restore-disk-done",   "restore-before-publish", "restore-before-file",
     "restore-files-moved", "restore-published", "export-overlay-made", "export-ready",
+    "consumer-noted", "consumer-advanced",
     "restore-defined",    "verify-pinned",     "adopt-journals-dropped", "adopted",        "checkpoint-redefined",
     /* Deleting checkpoints, whichever story does it, and undoing what a dead run has left. */
     "checkpoint-taken-apart", "bitmap-removed", "checkpoint-deleted",
