@@ -25,12 +25,14 @@ typedef struct {
     VmbConsumer *consumer; /* as it was; NULL: new, or none */
     VmbServed *served;
     VmbServePlace *place;
+    GPtrArray *left; /* char *: directories of the run that could not be removed */
 } Live;
 
 static void
 live_clear(Live *live)
 {
     vmb_serve_place_free(live->place);
+    g_clear_pointer(&live->left, g_ptr_array_unref);
     vmb_consumer_free(live->consumer);
     vmb_served_free(live->served);
 }
@@ -91,6 +93,10 @@ choose_for_consumer(Live *live, GError **error)
     g_autoptr(GError) unknown = NULL;
     for (guint i = 0; i < n; i++)
         targets[i] = ((VmbPlanDisk *)run->plan->disks->pdata[i])->info->target;
+    /* Of a repository of which this is an adopted copy: its checkpoint is that one's. */
+    if (live->consumer != NULL && !vmb_checkpoint_is_ours(live->consumer->checkpoint,
+                                                          vmb_repository_id(run->repository)))
+        g_clear_pointer(&live->consumer, vmb_consumer_free);
     if (live->consumer == NULL)
         return TRUE;
     if (!vmb_checkpoint_validate(run->domain, live->consumer->checkpoint, targets, usable, &unknown))
@@ -260,6 +266,9 @@ advance(Live *live, GError **error)
     g_autoptr(GError) local = NULL;
     for (guint i = 0; run->stale != NULL && run->stale[i] != NULL; i++)
         g_ptr_array_add(left, g_strdup(run->stale[i]));
+    for (guint i = 0; i < live->left->len; i++)
+        g_ptr_array_add(left, g_strdup(live->left->pdata[i]));
+    guint kept = left->len; /* whatever becomes of the old checkpoint */
     if (live->consumer != NULL)
         g_ptr_array_add(left, g_strdup(live->consumer->checkpoint));
     gboolean any = left->len > 0;
@@ -277,7 +286,9 @@ advance(Live *live, GError **error)
                     vmb_checkpoint_delete(run->domain, live->consumer->checkpoint, &local);
     if (!gone)
         vmb_warning("%s; the next run tries again", local->message);
-    VmbJournal rest = {.stale = gone ? run->stale : (char **)left->pdata};
+    if (gone)
+        g_clear_pointer(&left->pdata[kept], g_free);
+    VmbJournal rest = {.stale = left->pdata[0] != NULL ? (char **)left->pdata : NULL};
     run->journal_written = FALSE;
     return rest.stale != NULL ? vmb_journal_write(fd, &rest, error) : vmb_journal_clear(fd, error);
 }
@@ -290,7 +301,12 @@ end_job(Live *live, GError **error)
         return FALSE;
     g_clear_pointer(&run->watch, vmb_scratch_watch_free);
     g_clear_pointer(&run->target_watch, vmb_target_watch_free);
+    live->left = g_ptr_array_new_with_free_func(g_free);
     run->scratch_left = !vmb_scratch_remove(run->scratch);
+    if (run->scratch_left) {
+        g_ptr_array_add(live->left, g_strdup(run->scratch->dir));
+        g_ptr_array_add(live->left, g_strdup(run->scratch->run_dir));
+    }
     g_clear_pointer(&run->scratch, vmb_scratch_free);
     return live->options->consumer == NULL || advance(live, error);
 }
