@@ -151,7 +151,7 @@ end_disk(const VmbChangedDisk *disk, gpointer user)
 
 static void
 print_live_summary(const Live *live, const char *since, const char *name, const char *uuid,
-                   const GError *error, int status)
+                   const GPtrArray *gone, const GError *error, int status)
 {
     VmbJson *line = vmb_view_new("summary");
     VmbJson *disks = json_object_new_array();
@@ -161,7 +161,7 @@ print_live_summary(const Live *live, const char *since, const char *name, const 
     vmb_json_add_string(line, "id", NULL);
     for (guint i = 0; i < live->disks->len; i++)
         json_object_array_add(disks, json_object_get(live->disks->pdata[i]));
-    vmb_json_add(line, "gone", json_object_new_array());
+    vmb_json_add(line, "gone", gone != NULL ? vmb_view_texts(gone) : json_object_new_array());
     vmb_json_add(line, "disks", disks);
     vmb_json_add(line, "error", vmb_view_error(error));
     vmb_json_add_uint(line, "exit_status", (guint64)status);
@@ -182,6 +182,7 @@ run_live(VmbCommand *command, const char *older, GPtrArray *disks, const char *s
     g_autofree char *domain = g_path_get_dirname(older);
     g_autoptr(GPtrArray) views = g_ptr_array_new_with_free_func(free_json);
     g_autoptr(GPtrArray) totals = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GPtrArray) gone = NULL;
     Live live = {{json, NULL}, views, totals};
     int status = VMB_EXIT_OK;
     VmbChangesLive options = {.repository = vmb_command_repository(command, &error),
@@ -195,12 +196,14 @@ run_live(VmbCommand *command, const char *older, GPtrArray *disks, const char *s
                               .begin = begin_disk,
                               .emit = print_live_range,
                               .end = end_disk};
-    if (options.repository == NULL || !vmb_changes_live(&options, &since, &name, &uuid, &error))
+    if (options.repository == NULL || !vmb_changes_live(&options, &since, &name, &uuid, &gone, &error))
         status = vmb_command_fail(error);
     if (json)
-        print_live_summary(&live, since, name, uuid, error, status);
+        print_live_summary(&live, since, name, uuid, gone, error, status);
     for (guint i = 0; !json && status == VMB_EXIT_OK && i < totals->len; i++)
         vmb_output_line("%s", (const char *)totals->pdata[i]);
+    for (guint i = 0; !json && gone != NULL && i < gone->len; i++)
+        vmb_output_line("%s: not there any more", (const char *)gone->pdata[i]);
     return status;
 }
 

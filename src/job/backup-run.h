@@ -36,6 +36,7 @@ typedef struct {
     VmbPlan *plan;
     /* Of an export of the running domain (job/live.h), which makes no point: */
     gboolean live, no_checkpoint;
+    gboolean bitmaps_refused;     /* by QEMU: there is none of them */
     const char **bases;           /* of each disk of the plan: the checkpoint that its bitmap begins at; NULL: none */
     /* steps 4 to 7 */
     VmbManifest *manifest;

@@ -191,9 +191,10 @@ begin_job(VmbBackupRun *run, GError **error)
     run->job = vmb_backup_job_new(run->domain, &spec);
     if (!freeze_begin_thaw(run, &refused, error))
         return FALSE;
-    if (refused && run->live)
-        return vmb_error_set(error, VMB_ERROR_NO_INCREMENTAL,
-                             "%s: QEMU cannot use a bitmap that was asked for", run->result->domain);
+    if (run->live) {
+        run->bitmaps_refused = refused;
+        return TRUE;
+    }
     return (!refused || vmb_plan_give_up_bitmaps(run->plan, run->options, run->points,
                                                  run->result->domain, run->reasons, error));
 }

@@ -8,7 +8,10 @@
 #include "nbd/reader.h"
 #include "repo/pins.h"
 #include "util/error.h"
+#include "util/fsio.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define BUFFERS 4
@@ -20,13 +23,35 @@ typedef struct {
     GPtrArray *points;
     VmbPoint *point;
     char *name, *uuid; /* of the domain, as libvirt says */
+    /* What is told is written down first: whoever reads it slowly must not hold the job, and with it the guest. */
+    FILE *spool;       /* of Record */
+    GPtrArray *views;  /* VmbChangedDisk, whose texts are owned */
+    GPtrArray *gone;   /* targets of disks that only the point holds */
 } Work;
+
+typedef struct {
+    guint64 offset, length;
+    guint32 disk, zero;
+} Record;
+
+static void
+view_free(gpointer data)
+{
+    VmbChangedDisk *view = data;
+    g_free((char *)view->target);
+    g_free((char *)view->id);
+    g_free(view);
+}
 
 static void
 work_clear(Work *work)
 {
     vmb_pins_free(work->pins);
     g_clear_pointer(&work->points, g_ptr_array_unref);
+    g_clear_pointer(&work->views, g_ptr_array_unref);
+    g_clear_pointer(&work->gone, g_ptr_array_unref);
+    if (work->spool != NULL)
+        fclose(work->spool);
     g_free(work->name);
     g_free(work->uuid);
 }
@@ -36,7 +61,7 @@ typedef enum { SAME, UNKNOWN, NOW_ZERO, NOW_DATA } Verdict;
 
 /* One disk that is being compared. */
 typedef struct {
-    const Work *work;
+    Work *work;
     VmbChangedDisk view;
     VmbNbdReader *reader;
     VmbChainFiles *files; /* NULL: the point does not hold the disk */
@@ -199,13 +224,16 @@ read_some(Disk *disk, guint64 window, guint n_blocks, guint *next, GError **erro
 static gboolean
 flush(Disk *disk, GError **error)
 {
-    const VmbChangesLive *options = disk->work->options;
-    guint64 offset = disk->start, length = disk->end - disk->start;
-    if (length == 0)
+    Record record = {.offset = disk->start,
+                     .length = disk->end - disk->start,
+                     .disk = disk->work->views->len,
+                     .zero = disk->zero};
+    if (record.length == 0)
         return TRUE;
     disk->start = disk->end;
-    *(disk->zero ? &disk->view.zero : &disk->view.data) += length;
-    return options->emit(offset, length, disk->zero, options->user, error);
+    *(disk->zero ? &disk->view.zero : &disk->view.data) += record.length;
+    return fwrite(&record, sizeof record, 1, disk->work->spool) == 1 ||
+           vmb_error_errno(error, errno, "cannot write a temporary file");
 }
 
 static gboolean
@@ -276,24 +304,30 @@ open_disk(Disk *disk, const VmbLiveView *view, const VmbLiveDisk *live, GArray *
     disk->output = g_malloc(VMB_BLOCK_SIZE);
     for (guint i = 0; i < BUFFERS; i++)
         disk->data[i] = g_malloc(BUFFER_BLOCKS * VMB_BLOCK_SIZE);
+    if (disk->reader != NULL && vmb_nbd_reader_size(disk->reader) != live->size)
+        return vmb_error_set(error, VMB_ERROR_FAILED,
+                             "%s disk %s: it was resized while the job began; try again", view->domain,
+                             live->target);
     return disk->reader != NULL;
 }
 
 static gboolean
-compare_disk(const Work *work, const VmbLiveView *view, const VmbLiveDisk *live, GError **error)
+compare_disk(Work *work, const VmbLiveView *view, const VmbLiveDisk *live, GError **error)
 {
     g_autoptr(GArray) links = NULL;
     g_auto(Disk) disk = {.work = work};
     if (!open_disk(&disk, view, live, &links, error))
         return FALSE;
-    work->options->begin(&disk.view, work->options->user);
     guint64 n = vmb_qcow2_l1_entries(live->size);
     for (guint64 i = 0; i < n; i++)
         if (!compare_window(&disk, i, error))
             return FALSE;
     if (!flush(&disk, error))
         return FALSE;
-    work->options->end(&disk.view, work->options->user);
+    VmbChangedDisk *view_of = g_memdup2(&disk.view, sizeof disk.view);
+    view_of->target = g_strdup(disk.view.target);
+    view_of->id = g_strdup(disk.view.id);
+    g_ptr_array_add(work->views, view_of);
     return TRUE;
 }
 
@@ -307,16 +341,51 @@ visit(const VmbLiveView *view, gpointer user, GError **error)
         return vmb_error_set(error, VMB_ERROR_DOMAIN,
                              "the points of %s in the repository are those of another domain of this name: give the UUID",
                              view->domain);
+    const GPtrArray *held = work->point->manifest->disks;
+    gboolean all = work->options->disks == NULL || work->options->disks[0] == NULL;
+    for (guint i = 0; all && i < held->len; i++) {
+        const VmbManifestDisk *disk = held->pdata[i];
+        gboolean there = FALSE;
+        for (guint k = 0; k < view->n_disks; k++)
+            there |= strcmp(view->disks[k].id, disk->id) == 0;
+        if (!there)
+            g_ptr_array_add(work->gone, g_strdup(disk->target));
+    }
     for (guint i = 0; i < view->n_disks; i++)
         if (!compare_disk(work, view, &view->disks[i], error))
             return FALSE;
     return TRUE;
 }
 
+/* The job has ended: now it may take as long as it likes. */
+static gboolean
+tell_all(Work *work, GError **error)
+{
+    const VmbChangesLive *options = work->options;
+    Record record;
+    rewind(work->spool);
+    gboolean more = fread(&record, sizeof record, 1, work->spool) == 1;
+    for (guint i = 0; i < work->views->len; i++) {
+        options->begin(work->views->pdata[i], options->user);
+        for (; more && record.disk == i; more = fread(&record, sizeof record, 1, work->spool) == 1)
+            if (!options->emit(record.offset, record.length, record.zero != 0, options->user, error))
+                return FALSE;
+        options->end(work->views->pdata[i], options->user);
+    }
+    return !ferror(work->spool) || vmb_error_errno(error, errno, "cannot read a temporary file");
+}
+
 gboolean
-vmb_changes_live(const VmbChangesLive *options, char **since, char **name, char **uuid, GError **error)
+vmb_changes_live(const VmbChangesLive *options, char **since, char **name, char **uuid,
+                 GPtrArray **gone, GError **error)
 {
     g_auto(Work) work = {.options = options};
+    work.views = g_ptr_array_new_with_free_func(view_free);
+    work.gone = g_ptr_array_new_with_free_func(g_free);
+    work.spool = tmpfile();
+    if (work.spool == NULL)
+        return vmb_error_errno(error, errno, "cannot make a temporary file");
+    vmb_fs_allow_many();
     g_autofree char *text = g_strdup_printf("%s/%s", options->domain, options->point);
     g_autoptr(VmbRepository) repository = vmb_repository_open(options->repository, error);
     int status = 0;
@@ -337,8 +406,9 @@ vmb_changes_live(const VmbChangesLive *options, char **since, char **name, char 
                            .visit = visit,
                            .user = &work,
                            .cancel = options->cancel};
-    if (!vmb_export_live(&live, &status, error))
+    if (!vmb_export_live(&live, &status, error) || !tell_all(&work, error))
         return FALSE;
+    *gone = g_steal_pointer(&work.gone);
     *since = g_strdup(work.point->id);
     *name = g_steal_pointer(&work.name);
     *uuid = g_steal_pointer(&work.uuid);

@@ -6,6 +6,7 @@
 #include "job/chain-files.h"
 #include "repo/pins.h"
 #include "util/error.h"
+#include "util/fsio.h"
 
 #include <string.h>
 
@@ -159,6 +160,7 @@ vmb_changes_open(VmbRepository *repository, const char *older, const char *newer
     changes->disks = g_ptr_array_new_with_free_func(disk_free);
     changes->gone = g_ptr_array_new();
     changes->cancel = cancel;
+    vmb_fs_allow_many();
     if (!take_side(repository, older, cancel, &changes->older, error) ||
         !take_side(repository, newer, cancel, &changes->newer, error))
         return NULL;

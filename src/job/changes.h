@@ -54,7 +54,7 @@ typedef struct {
     guint64 lock_wait_ns;
     GCancellable *cancel;
     gpointer user;
-    /* A disk and all its ranges, in this order, as of vmb_changes_read(); of @disk only the sums are filled in later. */
+    /* A disk and all its ranges, in this order, as of vmb_changes_read(); after the job has ended. */
     void (*begin)(const VmbChangedDisk *disk, gpointer user);
     VmbChangesEmit emit;
     void (*end)(const VmbChangedDisk *disk, gpointer user);
@@ -62,7 +62,7 @@ typedef struct {
 
 /* A job of the domain shows one moment, as for a backup, without a freeze. Where a bitmap since the point can be relied
  * upon only what it names is read, else all that the disk holds; what is read is compared by digests. Afterwards *@since
- * (id of the point), *@name and *@uuid are those of domain and point; free with g_free(). Errors: as of vmb_changes_open() and
+ * (id of the point), *@name and *@uuid are those of domain and point; free with g_free(). *@gone: targets (char *) of disks that only the point holds. Errors: as of vmb_changes_open() and
  * vmb_export_live(). */
 gboolean vmb_changes_live(const VmbChangesLive *options, char **since, char **name, char **uuid,
-                          GError **error);
+                          GPtrArray **gone, GError **error);

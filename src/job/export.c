@@ -16,10 +16,11 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 /* To open chains of hundreds of images, on slow storage. */
 #define START_NS (120 * G_GUINT64_CONSTANT(1000000000))
+/* To write an overlay's tables, on slow storage. */
+#define STOP_NS (600 * G_GUINT64_CONSTANT(1000000000))
 #define BITMAP "since"
 #define CONTEXT "qemu:dirty-bitmap:" BITMAP
 
@@ -256,17 +257,6 @@ make_bitmap(Export *export, guint index, GError **error)
 
 /* ---- serving ---- */
 
-/* So many images at once have no room in what a process may open by default. */
-static void
-allow_many_files(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 static gboolean
 add_export(Export *export, guint index, GError **error)
 {
@@ -314,17 +304,20 @@ start(Export *export, GError **error)
     for (guint i = 0; i < export->disks->len; i++)
         if (!add_export(export, i, error))
             return FALSE;
-    return vmb_export_server_start(export->server, START_NS, error);
+    return vmb_export_server_start(export->server, START_NS, options->cancel, error);
 }
 
 /* QEMU writes what it still has in memory when it is told to end. */
 static gboolean
 finish(Export *export, GError **error)
 {
-    g_clear_pointer(&export->server, vmb_export_server_free);
     if (export->kept == NULL)
         return TRUE;
     const Disk *disk = export->disks->pdata[0];
+    if (!vmb_export_server_stop(export->server, STOP_NS, error)) {
+        g_prefix_error(error, "the overlay %s is of no use: ", export->kept);
+        return FALSE;
+    }
     if (!vmb_fs_sync(disk->top, export->kept, error))
         return FALSE;
     g_clear_pointer(&export->kept, g_free);
@@ -339,7 +332,7 @@ vmb_export(const VmbExportOptions *options, int *status, GError **error)
     *status = 0;
     if (!check_options(options, error))
         return FALSE;
-    allow_many_files();
+    vmb_fs_allow_many();
     export.disks = g_ptr_array_new_with_free_func(disk_free);
     g_autoptr(VmbRepository) repository = vmb_repository_open(options->repository, error);
     if (repository == NULL)
@@ -350,12 +343,14 @@ vmb_export(const VmbExportOptions *options, int *status, GError **error)
         !open_changes(&export, repository, error) || !start(&export, error))
         return FALSE;
     g_autoptr(GError) end = NULL;
+    g_autoptr(VmbShell) left = NULL;
     gboolean served = vmb_serve(export.served, options->command,
                                 vmb_export_server_fd(export.server), options->ready, options->user,
-                                options->cancel, status, &end);
-    if (!finish(&export, served ? error : NULL))
-        return FALSE;
-    if (!served)
-        g_propagate_error(error, g_steal_pointer(&end));
-    return served;
+                                options->cancel, status, &left, &end);
+    g_clear_pointer(&left, vmb_shell_free);
+    g_autoptr(GError) after = NULL;
+    gboolean finished = finish(&export, &after);
+    if (!served || !finished)
+        g_propagate_error(error, !served ? g_steal_pointer(&end) : g_steal_pointer(&after));
+    return served && finished;
 }

@@ -5,6 +5,7 @@
 #include "job/backup-run.h"
 #include "job/chain-files.h"
 #include "job/disk-backup.h"
+#include "job/source-layers.h"
 #include "nbd/proxy.h"
 #include "nbd/reader.h"
 #include "repo/consumer.h"
@@ -25,6 +26,8 @@ typedef struct {
     VmbConsumer *consumer; /* as it was; NULL: new, or none */
     VmbServed *served;
     VmbServePlace *place;
+    char *since;     /* id of the point, or name of the consumer; NULL: neither */
+    VmbShell **shell; /* a command that still runs at the end */
     GPtrArray *left; /* char *: directories of the run that could not be removed */
 } Live;
 
@@ -33,6 +36,7 @@ live_clear(Live *live)
 {
     vmb_serve_place_free(live->place);
     g_clear_pointer(&live->left, g_ptr_array_unref);
+    g_free(live->since);
     vmb_consumer_free(live->consumer);
     vmb_served_free(live->served);
 }
@@ -62,13 +66,15 @@ choose_since(Live *live, GError **error)
     const VmbPoint *since = vmb_repository_find_point(run->repository, text, &points, error);
     if (since == NULL)
         return FALSE;
+    g_free(live->since);
+    live->since = g_strdup(since->id);
     for (guint i = 0; i < run->plan->disks->len; i++) {
         const VmbPlanDisk *disk = run->plan->disks->pdata[i];
         /* Clusters of 64 KiB alone leave a trace of every shrinking: see vmb_disk_backup_survey(). */
         gboolean plain = disk->info->cluster_size == VMB_BLOCK_SIZE && disk->info->layers->len == 1;
-        if (live->options->visit != NULL && !plain)
+        if (!plain && live->options->visit != NULL)
             continue;
-        if (disk->method != VMB_METHOD_BITMAP || disk->parent == NULL ||
+        if (!plain || disk->method != VMB_METHOD_BITMAP || disk->parent == NULL ||
             strcmp(disk->parent->id, since->id) != 0 || disk->info->size != disk->parent_disk->size) {
             if (live->options->visit == NULL)
                 return fail_since(live, disk, error);
@@ -104,13 +110,18 @@ choose_for_consumer(Live *live, GError **error)
     for (guint i = 0; i < n; i++) {
         const VmbPlanDisk *disk = run->plan->disks->pdata[i];
         const VmbConsumerDisk *known = vmb_consumer_find_disk(live->consumer, disk->info->id);
-        if (known != NULL && usable[i] && known->size == disk->info->size)
+        /* What is told by a bitmap is of this very image, and of nothing below it that has changed. */
+        g_autoptr(GPtrArray) layers = vmb_source_layers(disk->info);
+        gboolean same = known != NULL && vmb_source_layers_same_active(known->layers, layers) &&
+                        vmb_source_layers_same_below(known->layers, layers);
+        if (same && usable[i] && known->size == disk->info->size)
             run->bases[i] = live->consumer->checkpoint;
         else
             vmb_notice("%s disk %s: served whole, without a bitmap: %s", run->result->domain,
                        disk->info->target,
                        known == NULL                      ? "the consumer did not have it"
                        : known->size != disk->info->size ? "it was resized"
+                       : !same ? "its image, or one below that, is not what it was"
                        : unknown != NULL                  ? unknown->message
                                                           : "its bitmap cannot be used any more");
     }
@@ -130,7 +141,15 @@ connect_disk(const Live *live, guint index, GError **error)
                              .dirty_context = context,
                              .label = target,
                              .cancel = run->stop};
-    return vmb_nbd_reader_open(&options, error);
+    g_autoptr(VmbNbdReader) reader = vmb_nbd_reader_open(&options, error);
+    guint64 size = vmb_round_up(((VmbPlanDisk *)run->plan->disks->pdata[index])->info->size,
+                                VMB_QCOW2_SECTOR);
+    if (reader != NULL && vmb_nbd_reader_size(reader) != size) {
+        vmb_error_set(error, VMB_ERROR_FAILED,
+                      "%s disk %s: it was resized while the job began; try again", run->result->domain, target);
+        return NULL;
+    }
+    return g_steal_pointer(&reader);
 }
 
 /* A disk that shrank and grew again between two looks has lost dirty bits: then it reads as zero where the point holds
@@ -216,8 +235,10 @@ add_disk(Live *live, guint index, GError **error)
     served->target = g_strdup(disk->info->target);
     served->uri = vmb_listener_uri(vmb_serve_place_listener(live->place), served->target, FALSE);
     served->size = vmb_round_up(disk->info->size, VMB_QCOW2_SECTOR);
-    if (run->bases[index] == NULL)
-        return TRUE;
+    if (run->bases[index] == NULL) {
+        g_autoptr(VmbNbdReader) reader = connect_disk(live, index, error);
+        return reader != NULL;
+    }
     served->context = g_strconcat(CONTEXT_PREFIX, disk->info->target, NULL);
     return survey(live, index, served, error);
 }
@@ -229,8 +250,7 @@ describe(Live *live, GError **error)
     VmbServed *served = live->served = g_new0(VmbServed, 1);
     served->domain = g_strdup(run->result->domain);
     served->uuid = g_strdup(run->result->uuid);
-    served->since = g_strdup(live->options->since != NULL ? live->options->since
-                                                          : live->options->consumer);
+    served->since = g_strdup(live->since != NULL ? live->since : live->options->consumer);
     served->disks = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_served_disk_free);
     for (guint i = 0; i < run->plan->disks->len; i++)
         if (!add_disk(live, i, error))
@@ -249,7 +269,8 @@ advanced(const Live *live)
     for (guint i = 0; i < run->plan->disks->len; i++) {
         const VmbPlanDisk *disk = run->plan->disks->pdata[i];
         if (disk->info->bitmaps)
-            vmb_consumer_add_disk(consumer, disk->info->id, disk->info->target, disk->info->size);
+            vmb_consumer_add_disk(consumer, disk->info->id, disk->info->target, disk->info->size,
+                                  disk->layers);
     }
     return consumer;
 }
@@ -286,11 +307,15 @@ advance(Live *live, GError **error)
                     vmb_checkpoint_delete(run->domain, live->consumer->checkpoint, &local);
     if (!gone)
         vmb_warning("%s; the next run tries again", local->message);
+    g_clear_error(&local);
     if (gone)
         g_clear_pointer(&left->pdata[kept], g_free);
     VmbJournal rest = {.stale = left->pdata[0] != NULL ? (char **)left->pdata : NULL};
     run->journal_written = FALSE;
-    return rest.stale != NULL ? vmb_journal_write(fd, &rest, error) : vmb_journal_clear(fd, error);
+    /* The consumer has advanced: what the journal still names, the next run looks at. */
+    if (!(rest.stale != NULL ? vmb_journal_write(fd, &rest, &local) : vmb_journal_clear(fd, &local)))
+        vmb_warning("%s; the next run tidies up", local->message);
+    return TRUE;
 }
 
 static gboolean
@@ -327,7 +352,7 @@ serve(Live *live, int *status, GError **error)
         return FALSE;
     gboolean served =
         vmb_serve(live->served, options->command, vmb_nbd_reader_fd(watch), options->ready,
-                  options->user, run->stop, status, &cause);
+                  options->user, run->stop, status, live->shell, &cause);
     if (vmb_scratch_watch_fired(run->watch, &space) ||
         vmb_target_watch_fired(run->target_watch, &target) ||
         (served && !vmb_backup_job_is_active(run->job)))
@@ -356,12 +381,43 @@ visit(Live *live, GError **error)
     return live->options->visit(&view, live->options->user, error);
 }
 
+/* A bitmap that was valid when it was asked for may be refused all the same: then there is none. */
+static gboolean
+forget_bitmaps(Live *live, GError **error)
+{
+    VmbBackupRun *run = live->run;
+    if (!run->bitmaps_refused)
+        return TRUE;
+    if (live->options->since != NULL && live->options->visit == NULL)
+        return vmb_error_set(error, VMB_ERROR_NO_INCREMENTAL,
+                             "%s: QEMU cannot use the bitmap since the point %s; `vmbackup changes %s/%s..live` finds "
+                             "by reading what has changed", run->result->domain, live->since,
+                             run->result->domain, live->since);
+    vmb_notice("%s: served whole, without bitmaps: QEMU cannot use them", run->result->domain);
+    memset(run->bases, 0, run->plan->disks->len * sizeof *run->bases);
+    return TRUE;
+}
+
 static gboolean
 use(Live *live, int *status, GError **error)
 {
+    if (!forget_bitmaps(live, error))
+        return FALSE;
     if (live->options->visit != NULL)
         return visit(live, error);
     return describe(live, error) && serve(live, status, error);
+}
+
+/* A visitor asked for no quiescing, and needs no notice of that. */
+static gboolean
+start_job(Live *live, GError **error)
+{
+    VmbLogLevel level = vmb_log_level();
+    if (live->options->visit != NULL)
+        vmb_log_set_level(MIN(level, VMB_LOG_WARNING));
+    gboolean started = vmb_backup_start_job(live->run, error);
+    vmb_log_set_level(level);
+    return started;
 }
 
 static gboolean
@@ -369,7 +425,7 @@ run_steps(Live *live, int *status, GError **error)
 {
     VmbBackupRun *run = live->run;
     return vmb_backup_enter(run, live->options->domain, error) && prepare(live, error) &&
-           vmb_backup_check_cancelled(run, error) && vmb_backup_start_job(run, error) && use(live, status, error) &&
+           vmb_backup_check_cancelled(run, error) && start_job(live, error) && use(live, status, error) &&
            end_job(live, error);
 }
 
@@ -392,8 +448,10 @@ vmb_export_live(const VmbLiveOptions *options, int *status, GError **error)
                                .lock_wait_ns = options->lock_wait_ns,
                                .cancel = options->cancel};
     g_autoptr(VmbBackupResult) result = vmb_backup_result_new(options->domain);
+    /* Waited for last of all: a command that does not end must not hold the guest. */
+    g_autoptr(VmbShell) shell = NULL;
     g_auto(VmbBackupRun) run = {.options = &backup, .result = result, .reasons = result->reasons};
-    g_auto(Live) live = {.options = options, .run = &run};
+    g_auto(Live) live = {.options = options, .run = &run, .shell = &shell};
     *status = 0;
     run.stop = g_cancellable_new();
     run.progress = vmb_progress_new(options->domain);

@@ -8,7 +8,6 @@
 #include "util/log.h"
 #include "util/notify.h"
 #include "util/rundir.h"
-#include "util/shell.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -192,9 +191,10 @@ make_variables(const VmbServed *served)
     set(variables, "VMBACKUP_UUID", served->uuid);
     set(variables, "VMBACKUP_POINT", served->point != NULL ? served->point : "live");
     set(variables, "VMBACKUP_SINCE", served->since);
-    set(variables, "VMBACKUP_CONTEXT", first->context);
-    if (served->disks->len == 1)
+    if (served->disks->len == 1) {
         set(variables, "VMBACKUP_URI", first->uri);
+        set(variables, "VMBACKUP_CONTEXT", first->context);
+    }
     for (guint i = 0; i < served->disks->len; i++) {
         const VmbServedDisk *disk = served->disks->pdata[i];
         g_autofree char *uri = variable_name("VMBACKUP_URI_", disk->target);
@@ -236,12 +236,13 @@ wait_for_end(GCancellable *cancel, VmbShell *shell, int server_fd, struct pollfd
 
 gboolean
 vmb_serve(const VmbServed *served, const char *command, int server_fd, VmbServeReady ready,
-          gpointer user, GCancellable *cancel, int *status, GError **error)
+          gpointer user, GCancellable *cancel, int *status, VmbShell **left, GError **error)
 {
     g_autoptr(GPtrArray) variables = make_variables(served);
     g_autoptr(VmbShell) shell = NULL;
     struct pollfd fds[3];
     *status = 0;
+    *left = NULL;
     if (ready != NULL)
         ready(served, user);
     vmb_notify("READY=1");
@@ -258,6 +259,9 @@ vmb_serve(const VmbServed *served, const char *command, int server_fd, VmbServeR
         g_autofree char *how = vmb_shell_wait(shell, status);
         return how == NULL || vmb_error_set(error, VMB_ERROR_FAILED, "the command %s", how);
     }
+    if (shell != NULL)
+        vmb_shell_ask(shell);
+    *left = g_steal_pointer(&shell);
     if (is_over(&fds[0]))
         return command == NULL ||
                vmb_error_set(error, VMB_ERROR_CANCELLED, "interrupted while the command ran");

@@ -4,6 +4,7 @@
 #include <gio/gio.h>
 #include "nbd/export-server.h"
 #include "nbd/listener.h"
+#include "util/shell.h"
 
 /* Where to serve, and to whom. */
 typedef struct {
@@ -50,8 +51,9 @@ VmbListener *vmb_serve_place_listener(VmbServePlace *place);
 
 /* Says that all is @ready, runs @command (NULL: none) with what is served in its environment (VMBACKUP_URI and others: see
  * vmbackup-export(1)), and waits: for the end of the command, for @cancel (without a command: a good end), or until the server's
- * descriptor @server_fd (-1: none) tells that it has ended. *@status: of the command. Errors: VMB_ERROR_FAILED, also for a
+ * descriptor @server_fd (-1: none) tells that it has ended. *@status: of the command. A command that still runs then has been asked to
+ * end, and is left to the caller in *@left, to be waited for (by freeing it) when all that holds a guest has ended. Errors: VMB_ERROR_FAILED, also for a
  * command that fails; VMB_ERROR_CANCELLED. */
 gboolean vmb_serve(const VmbServed *served, const char *command, int server_fd,
                    VmbServeReady ready, gpointer user, GCancellable *cancel, int *status,
-                   GError **error);
+                   VmbShell **left, GError **error);

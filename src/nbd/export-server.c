@@ -112,17 +112,17 @@ complete_argv(VmbExportServer *server)
 
 /* It greets when everything before it on the command line is done. */
 static gboolean
-await_greeting(VmbExportServer *server, guint64 ns)
+await_greeting(VmbExportServer *server, int cancel_fd, guint64 ns)
 {
     guint64 deadline = vmb_units_monotonic() + ns;
     char byte = 0;
     while (byte != '\n') {
-        struct pollfd wait = {server->monitor, POLLIN, 0};
+        struct pollfd wait[] = {{server->monitor, POLLIN, 0}, {cancel_fd, POLLIN, 0}};
         guint64 now = vmb_units_monotonic();
         int ms = now < deadline ? (int)MIN((deadline - now) / 1000000 + 1, G_MAXINT) : 0;
-        if (poll(&wait, 1, ms) < 0 && errno == EINTR)
+        if (poll(wait, G_N_ELEMENTS(wait), ms) < 0 && errno == EINTR)
             continue;
-        if ((wait.revents & (POLLIN | POLLHUP)) == 0 || read(server->monitor, &byte, 1) != 1)
+        if (wait[1].revents != 0 || (wait[0].revents & (POLLIN | POLLHUP)) == 0 || read(server->monitor, &byte, 1) != 1)
             return FALSE;
     }
     return TRUE;
@@ -136,7 +136,7 @@ fail_start(VmbExportServer *server, GError **error)
 }
 
 gboolean
-vmb_export_server_start(VmbExportServer *server, guint64 ns, GError **error)
+vmb_export_server_start(VmbExportServer *server, guint64 ns, GCancellable *cancel, GError **error)
 {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
@@ -153,7 +153,14 @@ vmb_export_server_start(VmbExportServer *server, guint64 ns, GError **error)
     if (server->child == NULL)
         return FALSE;
     vmb_fd_clear(&theirs);
-    return await_greeting(server, ns) || fail_start(server, error);
+    GPollFD pollfd = {-1, 0, 0};
+    gboolean made = cancel != NULL && g_cancellable_make_pollfd(cancel, &pollfd);
+    gboolean greeted = await_greeting(server, pollfd.fd, ns);
+    if (made)
+        g_cancellable_release_fd(cancel);
+    if (!greeted && g_cancellable_is_cancelled(cancel))
+        return vmb_error_set(error, VMB_ERROR_CANCELLED, "interrupted before anything was served");
+    return greeted || fail_start(server, error);
 }
 
 int
@@ -166,6 +173,15 @@ char *
 vmb_export_server_complaint(VmbExportServer *server)
 {
     return vmb_child_complaint(server->child);
+}
+
+gboolean
+vmb_export_server_stop(VmbExportServer *server, guint64 ns, GError **error)
+{
+    if (vmb_child_stop(server->child, (int)MIN(ns / 1000000, G_MAXINT)))
+        return TRUE;
+    g_autofree char *complaint = vmb_export_server_complaint(server);
+    return vmb_error_set(error, VMB_ERROR_FAILED, "the server has not ended in good order: %s", complaint);
 }
 
 void

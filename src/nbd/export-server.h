@@ -3,6 +3,8 @@
 #pragma once
 #include "util/json.h"
 
+#include <gio/gio.h>
+
 /* What clients must use to be let in. */
 typedef enum {
     VMB_TLS_NONE,
@@ -25,13 +27,17 @@ void vmb_export_server_add_export(VmbExportServer *server, const char *node, con
                                   gboolean writable, const char *bitmap);
 
 /* Starts the daemon, which dies with the calling thread, and waits until all is open and it serves. Errors: VMB_ERROR_FAILED
- * with what it said (also of certificates and keys), or if it takes longer than @ns. */
-gboolean vmb_export_server_start(VmbExportServer *server, guint64 ns, GError **error);
+ * with what it said (also of certificates and keys), or if it takes longer than @ns; VMB_ERROR_CANCELLED. */
+gboolean vmb_export_server_start(VmbExportServer *server, guint64 ns, GCancellable *cancel,
+                                 GError **error);
 
 /* A descriptor that becomes readable when the daemon has ended. */
 int vmb_export_server_fd(const VmbExportServer *server);
 /* Ends it and says what it had to complain of. Free with g_free(). */
 char *vmb_export_server_complaint(VmbExportServer *server);
+/* Ends it in good order: what clients have written is in the images afterwards. Errors: VMB_ERROR_FAILED if it does not end within
+ * @ns, or says that it has failed. */
+gboolean vmb_export_server_stop(VmbExportServer *server, guint64 ns, GError **error);
 /* Ends it; clients lose their connections. */
 void vmb_export_server_free(VmbExportServer *server);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbExportServer, vmb_export_server_free)

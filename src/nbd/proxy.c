@@ -87,13 +87,15 @@ pass_answers(int server, int client)
     for (;;) {
         guint64 magic;
         guint32 fields[3]; /* option, type, length of what follows */
-        if (!pass_bytes(server, client, buffer, sizeof magic + sizeof fields))
+        if (!pass_bytes(server, client, buffer, sizeof magic))
             return FALSE;
         memcpy(&magic, buffer, sizeof magic);
-        memcpy(fields, buffer + sizeof magic, sizeof fields);
-        /* An export by its name alone, as old clients ask for: these are its size and flags. */
+        /* An export by its name alone, as old clients ask for: this is its size. */
         if (GUINT64_FROM_BE(magic) != REPLY_MAGIC)
             return TRUE;
+        if (!pass_bytes(server, client, buffer, sizeof fields))
+            return FALSE;
+        memcpy(fields, buffer, sizeof fields);
         gsize length = GUINT32_FROM_BE(fields[2]);
         if (length > REPLY_MAX || (length > 0 && !pass_bytes(server, client, buffer, length)))
             return FALSE;

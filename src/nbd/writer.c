@@ -9,8 +9,11 @@
 #include <string.h>
 
 #define SLOTS 8
-#define ZERO_STEP (1024u * 1024u * 1024u)
-#define TIMEOUT_US (60 * G_USEC_PER_SEC)
+/* Servers that write zeroes one by one must be able to answer in time. */
+#define ZERO_STEP (64u * 1024u * 1024u)
+#define TIMEOUT_US (120 * G_USEC_PER_SEC)
+/* For bringing all that was written to disk. */
+#define FLUSH_TIMEOUT_US (900 * G_USEC_PER_SEC)
 
 /* A request that the server has not answered. */
 typedef struct {
@@ -29,6 +32,7 @@ struct VmbNbdWriter {
     guint n_busy;
     int failed; /* errno of the first request that failed */
     gint64 heard; /* monotonic time of the last answer */
+    gint64 timeout;
     guint8 *zeroes; /* made if needed */
 };
 
@@ -50,11 +54,11 @@ step(VmbNbdWriter *w, GError **error)
     short events = (short)(((direction & LIBNBD_AIO_DIRECTION_READ) != 0 ? POLLIN : 0) |
                            ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0 ? POLLOUT : 0));
     struct pollfd fds[] = {{nbd_aio_get_fd(w->nbd), events, 0}, {w->cancel_fd, POLLIN, 0}};
-    gint64 left = w->heard + TIMEOUT_US - g_get_monotonic_time();
+    gint64 left = w->heard + w->timeout - g_get_monotonic_time();
     int n = poll(fds, G_N_ELEMENTS(fds), (int)CLAMP((left + 999) / 1000, 0, G_MAXINT));
     if (g_cancellable_is_cancelled(w->cancel))
         return vmb_error_set(error, VMB_ERROR_CANCELLED, "%s: interrupted", w->label);
-    if (n == 0 && g_get_monotonic_time() >= w->heard + TIMEOUT_US)
+    if (n == 0 && g_get_monotonic_time() >= w->heard + w->timeout)
         return vmb_error_set(error, VMB_ERROR_NO_PROGRESS, "%s: the NBD server does not answer", w->label);
     if (n <= 0)
         return TRUE;
@@ -96,6 +100,7 @@ connect_to(VmbNbdWriter *w, const char *uri, GError **error)
 {
     w->nbd = nbd_create();
     w->heard = g_get_monotonic_time();
+    w->timeout = TIMEOUT_US;
     if (w->nbd == NULL)
         return fail(w, error);
     if (nbd_aio_connect_uri(w->nbd, uri) < 0)
@@ -244,6 +249,7 @@ vmb_nbd_writer_finish(VmbNbdWriter *w, GError **error)
     if (!wait_for_answers(w, 0, error))
         return FALSE;
     if (nbd_can_flush(w->nbd) == 1) {
+        w->timeout = FLUSH_TIMEOUT_US;
         Slot *slot = take_slot(w, error);
         nbd_completion_callback done = {.callback = on_answer, .user_data = slot};
         if (slot == NULL || !issued(w, slot, nbd_aio_flush(w->nbd, done, 0), error) ||

@@ -9,7 +9,7 @@ typedef struct VmbNbdWriter VmbNbdWriter;
 #define VMB_NBD_WRITE_MAX (1024u * 1024u)
 
 /* Connects to @uri (NBD project, doc/uri.md) and checks that the export may be written and has room for @size bytes. No
- * answer for 60 s is VMB_ERROR_NO_PROGRESS. @label: for messages. Errors: VMB_ERROR_USAGE for what is no
+ * answer for 120 s (900 s while it brings all to its storage) is VMB_ERROR_NO_PROGRESS. @label: for messages. Errors: VMB_ERROR_USAGE for what is no
  * such URI or export; VMB_ERROR_FAILED, _NO_SPACE, _CANCELLED. */
 VmbNbdWriter *vmb_nbd_writer_open(const char *uri, guint64 size, const char *label,
                                   GCancellable *cancel, GError **error);

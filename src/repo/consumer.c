@@ -3,6 +3,7 @@
 #include "repo/consumer.h"
 #include "repo/directory.h"
 #include "repo/layout.h"
+#include "repo/manifest-json.h"
 #include "util/error.h"
 #include "util/fsio.h"
 #include "util/units.h"
@@ -22,6 +23,7 @@ disk_free(gpointer data)
     VmbConsumerDisk *disk = data;
     g_free(disk->id);
     g_free(disk->target);
+    g_ptr_array_unref(disk->layers);
     g_free(disk);
 }
 
@@ -37,10 +39,11 @@ vmb_consumer_new(const char *name, const char *checkpoint, gint64 time_ns)
 }
 
 void
-vmb_consumer_add_disk(VmbConsumer *consumer, const char *id, const char *target, guint64 size)
+vmb_consumer_add_disk(VmbConsumer *consumer, const char *id, const char *target, guint64 size,
+                      GPtrArray *layers)
 {
     VmbConsumerDisk *disk = g_new0(VmbConsumerDisk, 1);
-    *disk = (VmbConsumerDisk){g_strdup(id), g_strdup(target), size};
+    *disk = (VmbConsumerDisk){g_strdup(id), g_strdup(target), size, g_ptr_array_ref(layers)};
     g_ptr_array_add(consumer->disks, disk);
 }
 
@@ -88,11 +91,14 @@ read_disk(VmbJson *object, VmbConsumer *consumer, GError **error)
 {
     const char *id = NULL, *target = NULL;
     guint64 size = 0;
+    g_autoptr(GPtrArray) layers =
+        g_ptr_array_new_with_free_func((GDestroyNotify)vmb_source_layer_free);
     if (!vmb_json_get_string(object, "id", &id, error) ||
         !vmb_json_get_string(object, "target", &target, error) ||
-        !vmb_json_get_uint(object, "size", &size, error))
+        !vmb_json_get_uint(object, "size", &size, error) ||
+        !vmb_manifest_layers_read(object, layers, error))
         return FALSE;
-    vmb_consumer_add_disk(consumer, id, target, size);
+    vmb_consumer_add_disk(consumer, id, target, size, layers);
     return TRUE;
 }
 
@@ -165,6 +171,7 @@ vmb_consumer_write(int domain_fd, const VmbConsumer *consumer, GError **error)
         vmb_json_add_string(entry, "id", disk->id);
         vmb_json_add_string(entry, "target", disk->target);
         vmb_json_add_uint(entry, "size", disk->size);
+        vmb_manifest_layers_write(entry, disk->layers);
         json_object_array_add(disks, entry);
     }
     vmb_json_add(object, "disks", disks);

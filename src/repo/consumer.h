@@ -5,7 +5,8 @@
 
 typedef struct {
     char *id, *target;
-    guint64 size; /* bytes */
+    guint64 size;      /* bytes */
+    GPtrArray *layers; /* VmbSourceLayer: its images, as in a manifest */
 } VmbConsumerDisk;
 
 /* domains/<uuid>/consumers/NAME.json, sealed. */
@@ -16,7 +17,9 @@ typedef struct {
     GPtrArray *disks; /* VmbConsumerDisk, those that the checkpoint covers */
 } VmbConsumer;
 VmbConsumer *vmb_consumer_new(const char *name, const char *checkpoint, gint64 time_ns);
-void vmb_consumer_add_disk(VmbConsumer *consumer, const char *id, const char *target, guint64 size);
+/* @layers: gets another reference. */
+void vmb_consumer_add_disk(VmbConsumer *consumer, const char *id, const char *target, guint64 size,
+                           GPtrArray *layers);
 const VmbConsumerDisk *vmb_consumer_find_disk(const VmbConsumer *consumer, const char *id);
 void vmb_consumer_free(VmbConsumer *consumer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VmbConsumer, vmb_consumer_free)

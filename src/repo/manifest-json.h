@@ -13,5 +13,9 @@
 VmbJson *vmb_manifest_disk_write(const VmbManifestDisk *disk);
 VmbManifestDisk *vmb_manifest_disk_read(VmbJson *object, GError **error);
 
+/* A list of VmbSourceLayer as the member layers. Reading appends to @layers. */
+void vmb_manifest_layers_write(VmbJson *object, const GPtrArray *layers);
+gboolean vmb_manifest_layers_read(VmbJson *object, GPtrArray *layers, GError **error);
+
 /* What the lists of a manifest must fulfil among themselves. Errors: VMB_ERROR_DAMAGE. */
 gboolean vmb_manifest_check(const VmbManifest *manifest, GError **error);

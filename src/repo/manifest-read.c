@@ -186,6 +186,12 @@ read_layer(VmbJson *object, GError **error)
     return g_steal_pointer(&layer);
 }
 
+gboolean
+vmb_manifest_layers_read(VmbJson *object, GPtrArray *layers, GError **error)
+{
+    return read_array(object, "layers", VMB_MANIFEST_MAX_ELEMENTS, layers, read_layer, error);
+}
+
 static gboolean
 read_compression(VmbJson *image, gboolean *compressed, GError **error)
 {
@@ -263,7 +269,7 @@ vmb_manifest_disk_read(VmbJson *object, GError **error)
         !read_text_or_null(object, "serial", &disk->serial, error) ||
         !read_limited(object, "size", 1, VMB_SIZE_MAX, &disk->size, error) ||
         !read_origin(object, disk, error) ||
-        !read_array(object, "layers", VMB_MANIFEST_MAX_ELEMENTS, disk->layers, read_layer, error) ||
+        !vmb_manifest_layers_read(object, disk->layers, error) ||
         !read_image(object, disk, error) || !read_digests(object, disk, error) ||
         !read_relations(object, disk, error) || !vmb_manifest_check_disk(disk, error))
         return NULL;

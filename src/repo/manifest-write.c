@@ -62,6 +62,12 @@ write_layer(gconstpointer element)
     return object;
 }
 
+void
+vmb_manifest_layers_write(VmbJson *object, const GPtrArray *layers)
+{
+    add_array(object, "layers", layers, write_layer);
+}
+
 static VmbJson *
 write_image(const VmbManifestDisk *disk)
 {
@@ -119,7 +125,7 @@ vmb_manifest_disk_write(const VmbManifestDisk *disk)
     vmb_json_add_string(object, "parent", disk->parent);
     vmb_json_add_string(object, "base_checkpoint", disk->base_checkpoint);
     vmb_json_add_string(object, "checkpoint", disk->checkpoint);
-    add_array(object, "layers", disk->layers, write_layer);
+    vmb_manifest_layers_write(object, disk->layers);
     vmb_json_add(object, "image", write_image(disk));
     vmb_json_add(object, "digests", write_digests(disk));
     add_relations(object, disk);

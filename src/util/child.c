@@ -176,6 +176,14 @@ vmb_child_wait(VmbChild *child, int ms)
     return WIFEXITED(child->status) && WEXITSTATUS(child->status) == 0;
 }
 
+gboolean
+vmb_child_stop(VmbChild *child, int ms)
+{
+    if (child->pid > 0)
+        kill(child->pid, child->end_signal);
+    return vmb_child_wait(child, ms);
+}
+
 static void
 end(VmbChild *child)
 {

@@ -19,6 +19,9 @@ VmbChild *vmb_child_start(const VmbChildSpec *spec, GError **error);
 /* Waits for its end; TRUE if it came within @ms and with exit status 0. */
 gboolean vmb_child_wait(VmbChild *child, int ms);
 
+/* Sends its end_signal and waits so long; TRUE if it ended within @ms and with exit status 0. */
+gboolean vmb_child_stop(VmbChild *child, int ms);
+
 /* The first line that it has written to its standard error, or what became of it; ends it as
  * vmb_child_free() does. Free with g_free(). */
 char *vmb_child_complaint(VmbChild *child);

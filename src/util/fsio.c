@@ -10,6 +10,7 @@
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -155,6 +156,16 @@ vmb_fs_write_file(int dir_fd, const char *name, const void *content, gsize lengt
         return vmb_error_errno(error, err, "cannot rename %s", name);
     }
     return vmb_fs_sync(dir_fd, "directory", error);
+}
+
+void
+vmb_fs_allow_many(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }
 
 gboolean

@@ -42,6 +42,9 @@ gboolean vmb_fs_read_file(int dir_fd, const char *name, gsize limit, char **cont
 gboolean vmb_fs_write_file(int dir_fd, const char *name, const void *content, gsize length,
                            GError **error);
 
+/* Raises the number of files that this process may have open to what it is allowed: for chains of hundreds of images. */
+void vmb_fs_allow_many(void);
+
 /* fsync() with a message that names @label. */
 gboolean vmb_fs_sync(int fd, const char *label, GError **error);
 

@@ -18,21 +18,29 @@
 
 struct VmbShell {
     pid_t pid; /* 0: its end was waited for */
+    gboolean group; /* it leads one */
     VmbFd fd;
     int status;
 };
+
+typedef struct {
+    pid_t parent;
+    gboolean group;
+} SetUp;
 
 /* Between fork and exec: only system calls. */
 static void
 set_up(gpointer data)
 {
-    const pid_t *parent = data;
+    const SetUp *own = data;
     sigset_t none;
     sigemptyset(&none);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    if (getppid() != *parent)
+    if (own->group)
+        setpgid(0, 0);
+    if (getppid() != own->parent)
         _exit(127);
 }
 
@@ -58,16 +66,18 @@ vmb_shell_start(const char *command, const char *const *variables, GError **erro
     g_autoptr(GError) local = NULL;
     g_auto(GStrv) env = make_environment(variables);
     const char *argv[] = {"/bin/sh", "-c", command, NULL};
-    pid_t parent = getpid();
+    /* A command that talks to the terminal must stay in the group that the terminal talks to. */
+    SetUp own = {getpid(), isatty(STDIN_FILENO) == 0};
     GPid pid = 0;
     if (!g_spawn_async(NULL, (char **)argv, env,
-                       G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_CHILD_INHERITS_STDIN, set_up, &parent, &pid,
+                       G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_CHILD_INHERITS_STDIN, set_up, &own, &pid,
                        &local)) {
         vmb_error_set(error, VMB_ERROR_FAILED, "cannot run the command: %s", local->message);
         return NULL;
     }
     VmbShell *shell = g_new0(VmbShell, 1);
     shell->pid = pid;
+    shell->group = own.group;
     shell->fd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (shell->fd < 0) {
         vmb_error_errno(error, errno, "cannot watch the command");
@@ -106,17 +116,40 @@ vmb_shell_wait(VmbShell *shell, int *status)
     return g_strdup_printf("was ended by signal %d", WTERMSIG(shell->status));
 }
 
+static void
+send_signal(VmbShell *shell, int number)
+{
+    if (shell->pid > 0 && (!shell->group || kill(-shell->pid, number) < 0))
+        kill(shell->pid, number);
+}
+
+static gboolean
+ends_within(VmbShell *shell, int ms)
+{
+    struct pollfd end = {shell->fd, POLLIN, 0};
+    return shell->fd < 0 || poll(&end, 1, ms) > 0;
+}
+
+void
+vmb_shell_ask(VmbShell *shell)
+{
+    send_signal(shell, SIGTERM);
+}
+
 void
 vmb_shell_free(VmbShell *shell)
 {
     if (shell == NULL)
         return;
-    struct pollfd end = {shell->fd, POLLIN, 0};
-    if (shell->pid > 0)
-        kill(shell->pid, SIGTERM);
-    if (shell->pid > 0 && (shell->fd < 0 || poll(&end, 1, END_MS) <= 0))
-        kill(shell->pid, SIGKILL);
-    reap(shell);
+    if (shell->pid > 0) {
+        send_signal(shell, SIGTERM);
+        gboolean ended = ends_within(shell, END_MS);
+        if (!ended)
+            send_signal(shell, SIGKILL);
+        /* What waits for a dead filesystem ends with that, and not for us. */
+        if (ended || ends_within(shell, END_MS))
+            reap(shell);
+    }
     vmb_fd_clear(&shell->fd);
     g_free(shell);
 }

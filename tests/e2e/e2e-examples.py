@@ -70,8 +70,7 @@ def test_pull_changes(t):
         lab.write("vda", 64 * KIB, 64 * KIB, t.random.randrange(1, 255))
         lab.flush()
         lab.tool.ok("export", "--live", lab.name, "--disk", "vda", "--consumer", "copy", "--scratch-dir", lab.scratch,
-                    "--exec", "if [ -n \"$VMBACKUP_CONTEXT\" ]; then %s/pull-changes %s; else nbdcopy $VMBACKUP_URI %s; fi"
-                    % (EXAMPLES, out, out))
+                    "--exec", "%s/pull-changes %s" % (EXAMPLES, out))
         t.ok(same(out, lab.volumes["vda"].model.path), "the running one")
 
 

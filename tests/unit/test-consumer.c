@@ -13,8 +13,15 @@ test_round_trip(Fixture *fixture, gconstpointer data)
     g_autoptr(GError) error = NULL;
     g_autoptr(VmbConsumer) consumer = vmb_consumer_new("off.site-1", CHECKPOINT, FIXTURE_TIME);
     g_autoptr(VmbConsumer) read = NULL;
-    vmb_consumer_add_disk(consumer, "target:vda", "vda", 4096);
-    vmb_consumer_add_disk(consumer, "serial:x", "vdb", G_GUINT64_CONSTANT(1) << 45);
+    g_autoptr(GPtrArray) layers =
+        g_ptr_array_new_with_free_func((GDestroyNotify)vmb_source_layer_free);
+    VmbSourceLayer *layer = g_new0(VmbSourceLayer, 1);
+    layer->path = g_strdup("/images/x.qcow2");
+    layer->format = g_strdup("qcow2");
+    layer->inode = 77;
+    g_ptr_array_add(layers, layer);
+    vmb_consumer_add_disk(consumer, "target:vda", "vda", 4096, layers);
+    vmb_consumer_add_disk(consumer, "serial:x", "vdb", G_GUINT64_CONSTANT(1) << 45, layers);
     g_assert_true(vmb_consumer_read(fixture->fd, "off.site-1", &read, &error));
     g_assert_null(read);
     g_assert_false(vmb_consumer_needs(fixture->fd, CHECKPOINT));
@@ -27,6 +34,9 @@ test_round_trip(Fixture *fixture, gconstpointer data)
     g_assert_cmpuint(read->disks->len, ==, 2);
     g_assert_cmpuint(vmb_consumer_find_disk(read, "serial:x")->size, ==, G_GUINT64_CONSTANT(1) << 45);
     g_assert_null(vmb_consumer_find_disk(read, "vda"));
+    const VmbConsumerDisk *disk = vmb_consumer_find_disk(read, "target:vda");
+    g_assert_cmpuint(disk->layers->len, ==, 1);
+    g_assert_cmpuint(((VmbSourceLayer *)disk->layers->pdata[0])->inode, ==, 77);
     g_assert_true(vmb_consumer_needs(fixture->fd, CHECKPOINT));
     g_assert_false(vmb_consumer_needs(fixture->fd, "another"));
     g_autoptr(GPtrArray) names = vmb_consumer_names(fixture->fd, &error);
