@@ -136,11 +136,11 @@ listen_on(VmbListener *listener, GSocketAddress *address, GError **error)
     return TRUE;
 }
 
-VmbListener *
-vmb_listener_tcp(const char *address, GError **error)
+/* @text: with a host. */
+static VmbListener *
+listen_at(const char *text, const char *address, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    g_autofree char *text = address[0] == ':' ? g_strconcat("[::]", address, NULL) : g_strdup(address);
     g_autoptr(GSocketConnectable) host = g_network_address_parse(text, NBD_PORT, &local);
     g_autoptr(GSocketAddressEnumerator) all =
         host != NULL ? g_socket_connectable_enumerate(host) : NULL;
@@ -154,6 +154,22 @@ vmb_listener_tcp(const char *address, GError **error)
     g_autoptr(VmbListener) listener = g_new0(VmbListener, 1);
     listener->fd = -1;
     return listen_on(listener, first, error) ? g_steal_pointer(&listener) : NULL;
+}
+
+VmbListener *
+vmb_listener_tcp(const char *address, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    if (address[0] != ':')
+        return listen_at(address, address, error);
+    /* All addresses, which with IPv6 are those of IPv4 as well; not every host has it. */
+    g_autofree char *six = g_strconcat("[::]", address, NULL);
+    g_autofree char *four = g_strconcat("0.0.0.0", address, NULL);
+    VmbListener *listener = listen_at(six, address, &local);
+    if (listener != NULL || g_error_matches(local, VMB_ERROR, VMB_ERROR_FAILED))
+        return listener != NULL ? listener : listen_at(four, address, error);
+    g_propagate_error(error, g_steal_pointer(&local));
+    return NULL;
 }
 
 /* ---- handed over ---- */
