@@ -175,14 +175,14 @@ AGENT = r"""#!/bin/sh
 exec <>/dev/virtio-ports/org.qemu.guest_agent.0
 while read -r line; do
     case $line in
-    *guest-sync*) id=${line##*:}; id=$(echo "$id" | tr -dc 0-9); answer=$id ;;
+    *guest-sync*) id=${line##*:}; id=${id#"${id%%%%[0-9]*}"}; answer=${id%%%%[!0-9]*} ;;
     *guest-ping*) answer='{}' ;;
     *guest-info*) answer='{"version": "%(text)s", "supported_commands": []}' ;;
-    *get-osinfo*) answer='{"id": "%(text)s", "name": "%(text)s", "pretty-name": "%(text)s",
-        "version": "%(text)s", "kernel-release": "%(text)s", "kernel-version": "%(text)s"}' ;;
+    *get-osinfo*) answer='{"id": "%(text)s", "name": "%(text)s", "pretty-name": "%(text)s", '
+        answer=$answer'"version": "%(text)s", "kernel-release": "%(text)s", "kernel-version": "%(text)s"}' ;;
     *get-host-name*) answer='{"host-name": "%(text)s"}' ;;
-    *get-fsinfo*) answer='[{"name": "%(text)s", "mountpoint": "/%(text)s", "type": "%(text)s",
-        "disk": []}]' ;;
+    *get-fsinfo*) answer='[{"name": "%(text)s", "mountpoint": "/%(text)s", "type": "%(text)s", '
+        answer=$answer'"disk": []}]' ;;
     *get-users* | *get-disks* | *get-interfaces*) answer='[]' ;;
     *get-timezone*) answer='{"offset": 0, "zone": "%(text)s"}' ;;
     *fsfreeze-freeze*) answer=%(frozen)s ;;
@@ -190,7 +190,7 @@ while read -r line; do
     *fsfreeze-status*) answer='"thawed"' ;;
     *) echo '{"error": {"class": "GenericError", "desc": "%(text)s"}}' >&0; continue ;;
     esac
-    printf '{"return": %%s}\n' "$(echo "$answer" | tr -d '\n')" >&0
+    printf '{"return": %%s}\n' "$answer" >&0
 done
 """
 
@@ -216,8 +216,6 @@ def test_agent_that_lies(t):
     tool = Tool(t, repo=bench.host.directory("hostile-agent", 0o700), host=bench.host)
     tool.ok("init")
     text = "\\\\u001b[31mred\\\\u0007\\\\n\\\\u009b2J\\\\u202e../../%s%n" + "x" * 3000
-    replace_agent(guest, text=text.replace("%", "%%").replace("\\\\", "\\"), frozen="1", thawed="1")
-
     def lies():
         try:
             return "\x1b" in guest.dom.guestInfo(libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME, 0
@@ -225,7 +223,19 @@ def test_agent_that_lies(t):
         except libvirt.libvirtError as error:
             t.diag(str(error))
             return False
-    t.eventually(lies, 40, "the agent lies", 0.5)
+    # libvirt may lose an agent that is restarted, for good.
+    for left in (2, 1, 0):
+        replace_agent(guest, text=text.replace("%", "%%").replace("\\\\", "\\"), frozen="1", thawed="1")
+        try:
+            t.eventually(lies, 30, "the agent lies", 0.5)
+            break
+        except tap.Failure:
+            if left == 0:
+                raise
+            guest.destroy()
+            guest.start()
+            guest.wait_ready()
+            guest.wait_agent()
     words = ("backup", "evil", "--scratch-dir", bench.scratch)
     result = checked(t, tool.run(*words))
     t.diag("status %d: %s" % (result.status, result.err[:900]))
