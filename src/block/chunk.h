@@ -38,6 +38,13 @@ typedef struct {
     VmbLoss loss;
 } VmbBlock;
 
+/* TRUE if it holds something else than zeroes. */
+static inline gboolean
+vmb_block_has_data(const VmbBlock *block)
+{
+    return block->kind == VMB_BLOCK_PLAIN || block->kind == VMB_BLOCK_COMPRESSED;
+}
+
 /* A chunk is either DATA (data != NULL, length <= VMB_CHUNK_SIZE) or a run of zeroes of any length
  * (data == NULL). Its offset is a multiple of VMB_BLOCK_SIZE, its length as well unless it ends the
  * disk: the bytes from there to the end of the last block are zero in data, in digests and on disk. */

@@ -25,12 +25,6 @@ vmb_raw_writer_prepare(int fd, guint64 size, const char *label, GError **error)
     return TRUE;
 }
 
-static gboolean
-has_data(const VmbBlock *block)
-{
-    return block->kind == VMB_BLOCK_PLAIN || block->kind == VMB_BLOCK_COMPRESSED;
-}
-
 gboolean
 vmb_raw_writer_chunk(int fd, const VmbChunk *chunk, guint64 size, const char *label, GError **error)
 {
@@ -39,9 +33,9 @@ vmb_raw_writer_chunk(int fd, const VmbChunk *chunk, guint64 size, const char *la
     for (guint i = 0, n; i < chunk->n_blocks; i += n) {
         guint64 offset = chunk->offset + i * (guint64)VMB_BLOCK_SIZE;
         n = 1;
-        if (!has_data(&chunk->blocks[i]) || offset >= size)
+        if (!vmb_block_has_data(&chunk->blocks[i]) || offset >= size)
             continue;
-        while (i + n < chunk->n_blocks && has_data(&chunk->blocks[i + n]))
+        while (i + n < chunk->n_blocks && vmb_block_has_data(&chunk->blocks[i + n]))
             n++;
         guint64 length = MIN(n * (guint64)VMB_BLOCK_SIZE, size - offset);
         if (!vmb_fs_pwrite(fd, chunk->data + (gsize)i * VMB_BLOCK_SIZE, (gsize)length, offset,

@@ -55,14 +55,6 @@ end_job_of_stalled_run(gpointer data)
         vmb_backup_job_end(run->job, NULL);
 }
 
-/* The unit in which a disk that shrank and grew may hide changes: see vmb_disk_backup_survey(). */
-static guint64
-survey_unit(const VmbDiskInfo *info)
-{
-    gboolean plain = info->cluster_size == VMB_BLOCK_SIZE && info->layers->len == 1;
-    return plain ? 0 : MAX(info->cluster_size, VMB_BLOCK_SIZE);
-}
-
 /* What an incremental builds on: the parent's chain, open, and its name for the image's header. */
 typedef struct {
     GArray *links;
@@ -112,7 +104,7 @@ open_parent(VmbBackupRun *run, const VmbPlanDisk *plan, Parent *parent, VmbDiskB
     backup->damaged = parent->damaged;
     backup->parent_size = plan->parent_disk->size;
     backup->backing_file = plan->synthetic ? NULL : parent->backing;
-    backup->unit = compare ? 0 : survey_unit(plan->info);
+    backup->unit = compare ? 0 : vmb_plan_survey_unit(plan->info);
     return TRUE;
 }
 

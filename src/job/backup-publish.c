@@ -56,13 +56,17 @@ retire(VmbBackupRun *run)
         vmb_warning("%s; the next run tidies up", error->message);
 }
 
-static gboolean
-thaw_is_in_doubt(const VmbBackupRun *run)
+gboolean
+vmb_backup_check_thawed(const VmbBackupRun *run, const char *what, GError **error)
 {
+    const char *domain = run->result->domain;
     for (guint i = 0; i < run->reasons->len; i++)
         if (((VmbReason *)run->reasons->pdata[i])->code == VMB_REASON_THAW_DELAYED)
-            return TRUE;
-    return FALSE;
+            return vmb_error_set(error, VMB_ERROR_FAILED,
+                                 "%s: %s, but the guest has not confirmed its thaw; a guard process "
+                                 "keeps asking. If the guest hangs, try `virsh domfsthaw %s`",
+                                 domain, what, domain);
+    return TRUE;
 }
 
 /* While the journal still names it: a run that dies later leaves nothing that nobody knows of. */
@@ -118,10 +122,6 @@ vmb_backup_publish(VmbBackupRun *run, GError **error)
     vmb_repo_domain_link_name(run->repo_domain, manifest->domain);
     retire(run);
     vmb_catalog_refresh(run->repo_domain);
-    if (thaw_is_in_doubt(run))
-        return vmb_error_set(error, VMB_ERROR_FAILED,
-                             "%s: the point %s is whole, but the guest has not confirmed its thaw; "
-                             "a guard process keeps asking. If the guest hangs, try `virsh "
-                             "domfsthaw %s`", manifest->domain, manifest->id, manifest->domain);
-    return TRUE;
+    g_autofree char *what = g_strdup_printf("the point %s is whole", manifest->id);
+    return vmb_backup_check_thawed(run, what, error);
 }

@@ -80,6 +80,8 @@ gboolean vmb_backup_publish(VmbBackupRun *run, GError **error);
  * runs now, nothing is left of the attempt, and a backup of the running domain can begin. */
 gboolean vmb_backup_offline(VmbBackupRun *run, gboolean *started, GError **error);
 
+/* VMB_ERROR_FAILED if the guest has not confirmed its thaw, and the guard keeps asking. @what: is whole all the same. */
+gboolean vmb_backup_check_thawed(const VmbBackupRun *run, const char *what, GError **error);
 /* VMB_ERROR_CANCELLED if the user has asked to stop. */
 gboolean vmb_backup_check_cancelled(VmbBackupRun *run, GError **error);
 /* The journal names nothing any more but what could not be removed. */

@@ -99,7 +99,7 @@ find_data(const Disk *disk, guint i)
     if (disk->window == NULL || i >= disk->window->n_blocks)
         return NULL;
     const VmbBlock *block = &disk->window->blocks[i];
-    return block->kind == VMB_BLOCK_PLAIN || block->kind == VMB_BLOCK_COMPRESSED ? block : NULL;
+    return vmb_block_has_data(block) ? block : NULL;
 }
 
 /* A block counts as zero if all of it is, and as clean if none of it is dirty; what is clean and reads as zero where the

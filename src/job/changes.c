@@ -134,11 +134,8 @@ add_disks(VmbChanges *changes, const char *const *wanted, GError **error)
     const VmbManifest *newer = changes->newer.point->manifest;
     const VmbManifest *older = changes->older.point->manifest;
     gboolean all = wanted == NULL || wanted[0] == NULL;
-    for (guint i = 0; !all && wanted[i] != NULL; i++)
-        if (vmb_manifest_find_target(newer, wanted[i]) == NULL)
-            return vmb_error_set(error, VMB_ERROR_USAGE,
-                                 "point %s/%s holds no disk '%s'; `vmbackup show %s/%s` lists its disks",
-                                 newer->domain, newer->id, wanted[i], newer->domain, newer->id);
+    if (!vmb_manifest_check_targets(newer, wanted, error))
+        return FALSE;
     for (guint i = 0; i < newer->disks->len; i++) {
         const VmbManifestDisk *disk = newer->disks->pdata[i];
         if ((all || g_strv_contains(wanted, disk->target)) && !add_disk(changes, disk, error))
@@ -226,7 +223,7 @@ find_data(const State *state, guint i)
     if (state->window == NULL || i >= state->window->n_blocks)
         return NULL;
     const VmbBlock *block = &state->window->blocks[i];
-    return block->kind == VMB_BLOCK_PLAIN || block->kind == VMB_BLOCK_COMPRESSED ? block : NULL;
+    return vmb_block_has_data(block) ? block : NULL;
 }
 
 /* Its bytes are brought to state->data. */

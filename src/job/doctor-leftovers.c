@@ -234,7 +234,8 @@ has_leftovers(VmbDoctor *doctor, const char *uuid)
         return FALSE;
     int fd = vmb_repo_domain_fd(repo_domain);
     g_autoptr(GPtrArray) aside = vmb_journal_list_aside(fd, NULL);
-    return vmb_transaction_has_leftover(repo_domain) || vmb_fold_has_leftover(repo_domain) || (aside != NULL && aside->len > 0) ||
+    return vmb_transaction_has_leftover(repo_domain) || vmb_fold_has_leftover(repo_domain) ||
+           (aside != NULL && aside->len > 0) ||
            !vmb_journal_read(fd, &journal, NULL) || journal != NULL;
 }
 

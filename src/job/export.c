@@ -167,12 +167,8 @@ choose_disks(Export *export, GError **error)
     const VmbManifest *manifest = export->point->manifest;
     const char *const *wanted = export->options->disks;
     gboolean all = wanted == NULL || wanted[0] == NULL;
-    for (guint i = 0; !all && wanted[i] != NULL; i++)
-        if (vmb_manifest_find_target(manifest, wanted[i]) == NULL)
-            return vmb_error_set(error, VMB_ERROR_USAGE,
-                                 "point %s/%s holds no disk '%s'; `vmbackup show %s/%s` lists its disks",
-                                 manifest->domain, manifest->id, wanted[i], manifest->domain,
-                                 manifest->id);
+    if (!vmb_manifest_check_targets(manifest, wanted, error))
+        return FALSE;
     for (guint i = 0; i < manifest->disks->len; i++) {
         const VmbManifestDisk *disk = manifest->disks->pdata[i];
         if ((all || g_strv_contains(wanted, disk->target)) && !add_disk(export, disk, error))

@@ -57,6 +57,15 @@ fail_since(const Live *live, const VmbPlanDisk *disk, GError **error)
                          live->run->result->domain, live->options->since);
 }
 
+/* Can the disk's bitmap say what has changed since the point, and leave out nothing? */
+static gboolean
+tells_all(const VmbPlanDisk *disk, const VmbPoint *since)
+{
+    return vmb_plan_survey_unit(disk->info) == 0 && disk->method == VMB_METHOD_BITMAP &&
+           disk->parent != NULL && strcmp(disk->parent->id, since->id) == 0 &&
+           disk->info->size == disk->parent_disk->size;
+}
+
 static gboolean
 choose_since(Live *live, GError **error)
 {
@@ -70,17 +79,10 @@ choose_since(Live *live, GError **error)
     live->since = g_strdup(since->id);
     for (guint i = 0; i < run->plan->disks->len; i++) {
         const VmbPlanDisk *disk = run->plan->disks->pdata[i];
-        /* Clusters of 64 KiB alone leave a trace of every shrinking: see vmb_disk_backup_survey(). */
-        gboolean plain = disk->info->cluster_size == VMB_BLOCK_SIZE && disk->info->layers->len == 1;
-        if (!plain && live->options->visit != NULL)
-            continue;
-        if (!plain || disk->method != VMB_METHOD_BITMAP || disk->parent == NULL ||
-            strcmp(disk->parent->id, since->id) != 0 || disk->info->size != disk->parent_disk->size) {
-            if (live->options->visit == NULL)
-                return fail_since(live, disk, error);
-            continue;
-        }
-        run->bases[i] = disk->parent_disk->checkpoint;
+        if (tells_all(disk, since))
+            run->bases[i] = disk->parent_disk->checkpoint;
+        else if (live->options->visit == NULL)
+            return fail_since(live, disk, error);
     }
     return TRUE;
 }
@@ -333,7 +335,9 @@ end_job(Live *live, GError **error)
         g_ptr_array_add(live->left, g_strdup(run->scratch->run_dir));
     }
     g_clear_pointer(&run->scratch, vmb_scratch_free);
-    return live->options->consumer == NULL || advance(live, error);
+    /* Before a consumer advances: a run that fails must bring the same again. */
+    return vmb_backup_check_thawed(run, "what was served is whole", error) &&
+           (live->options->consumer == NULL || advance(live, error));
 }
 
 /* A command that has got all has succeeded only if the disks were there until its end. */

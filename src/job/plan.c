@@ -559,3 +559,10 @@ vmb_plan_check_images(const VmbPlan *plan, const VmbDomainInfo *now, const char 
     }
     return TRUE;
 }
+
+guint64
+vmb_plan_survey_unit(const VmbDiskInfo *info)
+{
+    gboolean plain = info->cluster_size == VMB_BLOCK_SIZE && info->layers->len == 1;
+    return plain ? 0 : MAX(info->cluster_size, VMB_BLOCK_SIZE);
+}

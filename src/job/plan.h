@@ -56,5 +56,9 @@ gboolean vmb_plan_give_up_parent(VmbPlanDisk *disk, const VmbBackupOptions *opti
 gboolean vmb_plan_check_images(const VmbPlan *plan, const VmbDomainInfo *now, const char *domain,
                                GError **error);
 
+/* The unit, in bytes, in which a disk that shrank and grew may hide changes from its bitmap: see vmb_disk_backup_survey();
+ * 0: it cannot hide any. */
+guint64 vmb_plan_survey_unit(const VmbDiskInfo *info);
+
 /* The newest point of @points that holds the disk @id, and its entry; NULL if there is none. */
 VmbPoint *vmb_plan_newest_point(GPtrArray *points, const char *id, const VmbManifestDisk **disk);

@@ -25,19 +25,13 @@ advance(Out *out, const void *data, guint64 length, GError **error)
     return TRUE;
 }
 
-static gboolean
-has_data(const VmbBlock *block)
-{
-    return block->kind == VMB_BLOCK_PLAIN || block->kind == VMB_BLOCK_COMPRESSED;
-}
-
 /* Runs of blocks of one kind: what is zero is given as that. */
 static gboolean
 write_blocks(Out *out, const VmbChunk *chunk, GError **error)
 {
     for (guint i = 0, n; i < chunk->n_blocks; i += n) {
-        gboolean data = has_data(&chunk->blocks[i]);
-        for (n = 1; i + n < chunk->n_blocks && has_data(&chunk->blocks[i + n]) == data;)
+        gboolean data = vmb_block_has_data(&chunk->blocks[i]);
+        for (n = 1; i + n < chunk->n_blocks && vmb_block_has_data(&chunk->blocks[i + n]) == data;)
             n++;
         guint64 length = MIN(n * (guint64)VMB_BLOCK_SIZE, out->size - out->position);
         if (!advance(out, data ? chunk->data + (gsize)i * VMB_BLOCK_SIZE : NULL, length, error))

@@ -20,18 +20,6 @@ restore_disk_free(VmbRestoreDisk *disk)
 }
 
 static gboolean
-check_targets(const VmbManifest *manifest, const char *const *targets, GError **error)
-{
-    for (guint i = 0; targets != NULL && targets[i] != NULL; i++)
-        if (vmb_manifest_find_target(manifest, targets[i]) == NULL)
-            return vmb_error_set(error, VMB_ERROR_USAGE,
-                                 "point %s/%s holds no disk '%s'; `vmbackup show %s/%s` lists its "
-                                 "disks", manifest->domain, manifest->id, targets[i],
-                                 manifest->domain, manifest->id);
-    return TRUE;
-}
-
-static gboolean
 is_chosen(const VmbRestoreOptions *options, const char *target)
 {
     gboolean selective = options->disks != NULL && options->disks[0] != NULL;
@@ -101,8 +89,8 @@ vmb_restore_select(VmbRestoreRun *run, GError **error)
 {
     const VmbManifest *manifest = run->point->manifest;
     run->disks = g_ptr_array_new_with_free_func((GDestroyNotify)restore_disk_free);
-    if (!check_targets(manifest, run->options->disks, error) ||
-        !check_targets(manifest, run->options->exclude, error))
+    if (!vmb_manifest_check_targets(manifest, run->options->disks, error) ||
+        !vmb_manifest_check_targets(manifest, run->options->exclude, error))
         return FALSE;
     for (guint i = 0; i < manifest->disks->len; i++) {
         const VmbManifestDisk *disk = manifest->disks->pdata[i];

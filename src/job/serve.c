@@ -40,6 +40,7 @@ vmb_served_free(VmbServed *served)
 /* ---- where ---- */
 
 #define PRIVATE_PREFIX "export-"
+#define ATTEMPTS 100
 
 struct VmbServePlace {
     VmbListener *listener;
@@ -82,6 +83,25 @@ remove_leftovers(const char *run)
     }
 }
 
+/* Another export that begins as well takes what is not locked yet for a leftover: then it is tried again. */
+static gboolean
+make_directory(VmbServePlace *place, const char *run, GError **error)
+{
+    for (int i = 0; i < ATTEMPTS; i++) {
+        struct stat st;
+        g_autofree char *template = g_build_filename(run, PRIVATE_PREFIX "XXXXXX", NULL);
+        if (g_mkdtemp_full(template, 0700) == NULL)
+            return vmb_error_errno(error, errno, "cannot make a directory below %s", run);
+        g_auto(VmbFd) fd = open(template, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0 || stat(template, &st) < 0)
+            continue;
+        place->directory = g_steal_pointer(&template);
+        place->directory_fd = vmb_fd_steal(&fd);
+        return TRUE;
+    }
+    return vmb_error_set(error, VMB_ERROR_FAILED, "cannot lock a new directory below %s", run);
+}
+
 static gboolean
 listen_private(VmbServePlace *place, GError **error)
 {
@@ -89,15 +109,9 @@ listen_private(VmbServePlace *place, GError **error)
     if (run == NULL)
         return FALSE;
     remove_leftovers(run);
-    g_autofree char *template = g_build_filename(run, PRIVATE_PREFIX "XXXXXX", NULL);
-    if (g_mkdtemp_full(template, 0700) == NULL)
-        return vmb_error_errno(error, errno, "cannot make a directory below %s", run);
-    place->directory = g_strdup(template);
-    place->directory_fd = open(template, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    /* Another export, which begins as well, may have found it before it was locked. */
-    if (place->directory_fd < 0 || flock(place->directory_fd, LOCK_EX | LOCK_NB) < 0)
-        return vmb_error_errno(error, errno, "cannot lock %s", template);
-    g_autofree char *path = g_build_filename(template, "nbd.sock", NULL);
+    if (!make_directory(place, run, error))
+        return FALSE;
+    g_autofree char *path = g_build_filename(place->directory, "nbd.sock", NULL);
     place->listener = vmb_listener_unix(path, error);
     return place->listener != NULL;
 }

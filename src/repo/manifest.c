@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The manifest in memory: making, freeing, names of its words, looking things up. */
 #include "repo/manifest-json.h"
+#include "util/error.h"
 
 #include <string.h>
 
@@ -146,6 +147,18 @@ vmb_manifest_find_target(const VmbManifest *manifest, const char *target)
             return disk;
     }
     return NULL;
+}
+
+gboolean
+vmb_manifest_check_targets(const VmbManifest *manifest, const char *const *targets, GError **error)
+{
+    for (guint i = 0; targets != NULL && targets[i] != NULL; i++)
+        if (vmb_manifest_find_target(manifest, targets[i]) == NULL)
+            return vmb_error_set(error, VMB_ERROR_USAGE,
+                                 "point %s/%s holds no disk '%s'; `vmbackup show %s/%s` lists its "
+                                 "disks", manifest->domain, manifest->id, targets[i],
+                                 manifest->domain, manifest->id);
+    return TRUE;
 }
 
 guint64

@@ -137,5 +137,8 @@ VmbManifest *vmb_manifest_parse(const char *text, gsize length, GError **error);
 /* By identity or by target; NULL if absent. Borrowed. */
 const VmbManifestDisk *vmb_manifest_find_disk(const VmbManifest *manifest, const char *id);
 const VmbManifestDisk *vmb_manifest_find_target(const VmbManifest *manifest, const char *target);
+/* VMB_ERROR_USAGE unless the point holds each of @targets (NULL-terminated, or NULL). */
+gboolean vmb_manifest_check_targets(const VmbManifest *manifest, const char *const *targets,
+                                    GError **error);
 /* Bytes of all files of the point. */
 guint64 vmb_manifest_stored(const VmbManifest *manifest);

@@ -120,10 +120,15 @@ def test_read_files(t):
     lab.guest.exec("echo hello >/mnt/vda/greeting; sync")
     lab.tool.ok("backup", lab.name, *scratch)
     first, last = [point["id"] for point in lab.tool.json("list")["points"]]
-    t.equal(example(lab, "read-files", lab.repo, "%s/%s" % (lab.name, last), "vda", "cat", "greeting"), "hello\n")
-    t.ok("greeting" not in example(lab, "read-files", lab.repo, "%s/%s" % (lab.name, first), "vda", "ls"), "it is older")
-    t.ok("vmbackup" not in subprocess.run(["mount"], capture_output=True, text=True).stdout.replace(
-        "vmbackup-test", ""), "a mount is left")
+    place = lab.host.directory(lab.directory + "/place", 0o755)
+    mounted = example(lab, "read-files", lab.repo, "%s/%s" % (lab.name, last), "vda", "sh", "-c",
+                      "cat greeting; grep -c %s /proc/mounts" % place, TMPDIR=place)
+    t.equal(mounted, "hello\n2\n", "the file, and the mounts by which it is seen")
+    t.ok("greeting" not in example(lab, "read-files", lab.repo, "%s/%s" % (lab.name, first), "vda", "ls",
+                                   TMPDIR=place), "it is older")
+    with open("/proc/mounts", encoding="utf-8") as file:
+        t.ok(place not in file.read(), "a mount is left")
+    t.equal(os.listdir(place), [])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guest agents that hang, answer late or are not there: the point's consistency, a thawed guest."""
 
+import os
 import signal
 import time
 
@@ -35,6 +36,32 @@ def test_agent_hangs(t):
     result.expect(1).says("has not confirmed its thaw", "domfsthaw")
     t.ok({"agent-timeout", "thaw-delayed"} <= set(codes(result)), "reasons %s" % codes(result))
     repository.expect_point(t, content, "incremental", "crash")
+    t.ok(bench.guards(), "no guard is left to thaw")
+    wait_agent_back(t, bench)
+    bench.wait_no_guard(t, 30)
+    stays_free(t, bench, 4)
+    next_run(t, bench, repository)
+
+
+@tap.test
+def test_agent_hangs_in_live_export(t):
+    """As for a backup, a freeze may still come: that is no success, and a consumer does not advance by it."""
+    bench, repository = lab(t)
+    before = bench.guest.checkpoints()
+    path = bench.host.path("tmp", "go-live")
+    running = repository.tool.start(
+        "export", "--live", bench.guest.name, "--scratch-dir", bench.scratch, "--freeze-timeout", "4s", "--consumer",
+        "one", "--exec", "true", fail_at="freeze-asked=wait:" + path)
+    t.eventually(lambda: os.path.exists(path + ".reached"), 60, "it does not freeze", 0.01)
+    bench.guest.hang_agent(15)
+    with open(path, "wb"):
+        pass
+    result = running.wait(60)
+    t.ok(not bench.thawed(), "the agent is back already")
+    result.expect(1).says("has not confirmed its thaw", "domfsthaw")
+    t.equal(bench.guest.checkpoints(), before)
+    consumers = os.path.join(repository.path, "domains", bench.guest.uuid, "consumers")
+    t.ok(not os.path.exists(consumers), "it has advanced")
     t.ok(bench.guards(), "no guard is left to thaw")
     wait_agent_back(t, bench)
     bench.wait_no_guard(t, 30)
