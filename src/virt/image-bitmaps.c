@@ -32,6 +32,8 @@
 #define ENTRY_NAME_LENGTH 18
 #define ENTRY_EXTRA_LENGTH 20
 #define FLAG_IN_USE 1u
+/* The version of qcow2 whose header has no room for what bitmaps need. */
+#define WITHOUT_BITMAPS 2u
 /* QEMU's own limits. */
 #define MAX_BITMAPS 65535u
 #define MAX_DIRECTORY (64u * 1024 * 1024)
@@ -47,6 +49,15 @@ vmb_image_bitmap_free(VmbImageBitmap *bitmap)
 
 /* ---- the header ---- */
 
+static gboolean
+is_qcow2(const guint8 *header, gsize length)
+{
+    if (length < HEADER_MIN || vmb_qcow2_get32(header) != VMB_QCOW2_MAGIC)
+        return FALSE;
+    guint32 version = vmb_qcow2_get32(header + OFFSET_VERSION);
+    return version == WITHOUT_BITMAPS || version == VMB_QCOW2_VERSION;
+}
+
 static int
 open_image(const char *path, guint8 *header, gsize *length, GError **error)
 {
@@ -56,9 +67,8 @@ open_image(const char *path, guint8 *header, gsize *length, GError **error)
         vmb_error_errno(error, errno, "cannot read the header of %s", path);
         return -1;
     }
-    if ((gsize)got < HEADER_MIN || vmb_qcow2_get32(header) != VMB_QCOW2_MAGIC ||
-        vmb_qcow2_get32(header + OFFSET_VERSION) != VMB_QCOW2_VERSION) {
-        vmb_error_set(error, VMB_ERROR_FAILED, "%s is no qcow2 image of version 3", path);
+    if (!is_qcow2(header, (gsize)got)) {
+        vmb_error_set(error, VMB_ERROR_FAILED, "%s is no qcow2 image", path);
         return -1;
     }
     *length = (gsize)got;
@@ -130,6 +140,8 @@ vmb_image_bitmaps_read(const char *path, GError **error)
     g_auto(VmbFd) fd = open_image(path, header, &length, error);
     if (fd < 0)
         return NULL;
+    if (vmb_qcow2_get32(header + OFFSET_VERSION) == WITHOUT_BITMAPS)
+        return g_steal_pointer(&bitmaps);
     const guint8 *found = find_extension(header, length, EXTENSION_BITMAPS, &size);
     /* Without the flag somebody wrote the image who knows nothing of bitmaps: QEMU drops them. */
     if (found == NULL || (vmb_qcow2_get64(header + OFFSET_AUTOCLEAR) & AUTOCLEAR_BITMAPS) == 0)

@@ -13,7 +13,7 @@ void vmb_image_bitmap_free(VmbImageBitmap *bitmap);
 /* The bitmap directory of the qcow2 image at @path (docs/interop/qcow2.txt of QEMU), read without
  * locks and without following anything: a GPtrArray of VmbImageBitmap, empty if there is none. Of
  * an image that QEMU has open it lists what was stored, not what is new in memory. Errors:
- * VMB_ERROR_FAILED if the file cannot be read or is none of version 3; VMB_ERROR_DAMAGE if the
+ * VMB_ERROR_FAILED if the file cannot be read or is none; VMB_ERROR_DAMAGE if the
  * directory makes no sense. */
 GPtrArray *vmb_image_bitmaps_read(const char *path, GError **error);
 /* TRUE if @bitmaps has one of this name. */

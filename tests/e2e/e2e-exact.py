@@ -295,6 +295,27 @@ def test_disks_swapped(t):
 
 
 @tap.test
+def test_disks_swapped_of_which_one_cannot_have_bitmaps(t):
+    """libvirt's record names the target that has no bitmap now, and not the one that has it."""
+    lab = Lab(t, [Disk(4 * MIB), Disk(4 * MIB, options={"compat": "0.10"})])
+    lab.fill("vda")
+    lab.fill("vdb", 0x60)
+    lab.backup()
+    lab.off()
+    first, second = lab.guest.disks
+    first.path, second.path = second.path, first.path
+    swap_volumes(lab, first, second)
+    lab.host.conn.defineXML(lab.guest.xml())
+    lab.on()
+    lab.write("vda", 0, 4 * KIB, 0x71)
+    lab.write("vdb", MIB, 4 * KIB, 0x72)
+    t.equal(methods(lab.backup()), {"vda": "compare", "vdb": "bitmap"})
+    t.equal(lab.guest.checkpoints(), lab.checkpoints_needed())
+    t.equal(methods(lab.backup()), {"vda": "compare", "vdb": "bitmap"})
+    lab.check_end(3)
+
+
+@tap.test
 def test_disks_swapped_with_serials(t):
     """A serial goes with its image: the chains go on, whatever the targets are."""
     lab = Lab(t, [Disk(4 * MIB, serial="one"), Disk(4 * MIB, serial="two")])
