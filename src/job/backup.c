@@ -15,6 +15,7 @@
 #include "util/units.h"
 #include "virt/checkpoint.h"
 #include "virt/guest-facts.h"
+#include "virt/stray-job.h"
 
 #include <string.h>
 
@@ -326,6 +327,8 @@ why_job_is_gone(VmbBackupRun *run, const GError *error)
         return NULL;
     if (!state.active && run->job == NULL)
         return "the domain was shut down before the backup job began";
+    if (!state.active && run->scratch != NULL && vmb_stray_images_in_use(run->scratch->dir))
+        return "libvirt takes the domain for shut off, which it is not";
     if (!state.active)
         return "the domain was shut down while it was backed up, and the job ended with it";
     if (reading && run->job != NULL && job_is_gone(run))

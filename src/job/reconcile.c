@@ -13,6 +13,7 @@
 #include "virt/backup-xml.h"
 #include "virt/checkpoint.h"
 #include "virt/guard.h"
+#include "virt/stray-job.h"
 
 #include <string.h>
 
@@ -206,15 +207,27 @@ remove_stale(Undo *undo, const char *entry)
 
 /* ---- a dead run ---- */
 
+/* libvirt's daemon may have died with the run, and not know of the job. */
+static gboolean
+end_job(const Undo *undo, const VmbJournal *journal, gboolean *ended, GError **error)
+{
+    *ended = FALSE;
+    if (journal->socket == NULL)
+        return TRUE;
+    if (vmb_backup_job_end_by_socket(undo->domain, journal->socket, ended, error) &&
+        (*ended || journal->scratch_dir == NULL ||
+         vmb_stray_job_end(undo->domain, journal->scratch_dir, journal->socket, ended, error)))
+        return TRUE;
+    g_prefix_error(error, "%s: the job of a backup that died cannot be ended: ", undo->name);
+    return FALSE;
+}
+
 static gboolean
 undo_run(Undo *undo, VmbJournal *journal, GError **error)
 {
     gboolean ended = FALSE;
-    if (journal->socket != NULL &&
-        !vmb_backup_job_end_by_socket(undo->domain, journal->socket, &ended, error)) {
-        g_prefix_error(error, "%s: the job of a backup that died cannot be ended: ", undo->name);
+    if (!end_job(undo, journal, &ended, error))
         return FALSE;
-    }
     if (!vmb_fault_point("reconcile-job-ended", error) || !release_guest(undo, journal, error))
         return FALSE;
     wait_for_guard(undo->name, journal);

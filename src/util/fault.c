@@ -24,6 +24,7 @@ static const char *const names[] = {
     "restore-defined",    "verify-pinned",     "adopt-journals-dropped", "adopted",        "checkpoint-redefined",
     /* Deleting checkpoints, whichever story does it, and undoing what a dead run has left. */
     "checkpoint-taken-apart", "bitmap-removed", "checkpoint-deleted",
+    "stray-job-cancelled", "stray-job-ended",
     "reconcile-noted", "reconcile-job-ended", "reconcile-guest-released",
     "reconcile-directories-removed", "reconcile-journal-written",
     /* Folding. */

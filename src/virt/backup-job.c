@@ -5,6 +5,7 @@
 #include "virt/call.h"
 #include "virt/checkpoint.h"
 #include "virt/reconnect.h"
+#include "virt/stray-job.h"
 #include "util/fault.h"
 #include "util/log.h"
 #include "util/units.h"
@@ -24,11 +25,12 @@
 struct VmbBackupJob {
     VmbDomain *domain;
     char *socket;
+    char *scratch_dir;
     char *checkpoint; /* NULL: none is made */
     char *xml, *checkpoint_xml;
     gboolean job_attempted; /* begin was called and the job is not known to have ended */
-    gboolean uncertain; /* whether that begin failed is not known */
-    gboolean hangs;     /* its end was tried in vain, and not for want of a connection */
+    gboolean uncertain;     /* whether that begin failed is not known */
+    gboolean hangs;         /* its end was tried in vain, and not for want of a connection */
     gboolean checkpoint_attempted;
     gboolean keep_checkpoint;
     gboolean rolled_back;
@@ -41,6 +43,7 @@ vmb_backup_job_new(VmbDomain *domain, const VmbBackupJobSpec *spec)
     VmbBackupJob *job = g_new0(VmbBackupJob, 1);
     job->domain = vmb_domain_ref(domain);
     job->socket = g_strdup(spec->socket);
+    job->scratch_dir = spec->n_disks > 0 ? g_path_get_dirname(spec->disks[0].scratch) : NULL;
     job->xml = vmb_backup_job_xml(spec);
     job->checkpoint_xml = vmb_backup_job_checkpoint_xml(spec);
     if (job->checkpoint_xml != NULL)
@@ -58,8 +61,7 @@ begin_error(VmbBackupJob *job, GError **error)
                               "domain '%s': a bitmap that the incremental backup needs is unusable",
                               name);
     vmb_virt_error(&local, VMB_ERROR_FAILED, "domain '%s': cannot begin the backup job", name);
-    job->uncertain =
-        vmb_call_expired(NULL) || g_error_matches(local, VMB_ERROR, VMB_ERROR_LIBVIRT);
+    job->uncertain = vmb_call_expired(NULL) || g_error_matches(local, VMB_ERROR, VMB_ERROR_LIBVIRT);
     g_propagate_error(error, g_steal_pointer(&local));
     return FALSE;
 }
@@ -102,7 +104,8 @@ gboolean
 vmb_backup_job_begin_again(VmbBackupJob *job, const VmbBackupJobSpec *spec, GError **error)
 {
     gboolean exists = FALSE;
-    /* As far as is known libvirt leaves nothing behind; but the guest waits, so one question must do. */
+    /* As far as is known libvirt leaves nothing behind; but the guest waits, so one question must
+     * do. */
     if (job->checkpoint != NULL &&
         (!vmb_checkpoint_exists(job->domain, job->checkpoint, &exists, error) ||
          (exists && !vmb_checkpoint_delete(job->domain, job->checkpoint, error))))
@@ -293,18 +296,33 @@ end_late(VmbBackupJob *job, GError **error)
     for (;;) {
         /* Behind a begin that hangs in QEMU, an abort would only wait. */
         gboolean ended = FALSE, occupied = vmb_domain_is_occupied(job->domain);
-        if (!occupied &&
-            !vmb_backup_job_end_by_socket(job->domain, job->socket, &ended, error))
+        if (!occupied && !vmb_backup_job_end_by_socket(job->domain, job->socket, &ended, error))
             return FALSE;
         if (ended)
             return TRUE;
-        if (vmb_units_monotonic() >= until)
-            return !occupied ||
-                   vmb_error_set(error, VMB_ERROR_FAILED,
+        if (vmb_units_monotonic() >= until && occupied)
+            return vmb_error_set(error, VMB_ERROR_FAILED,
                                  "domain '%s': QEMU has not answered yet whether the job begins",
                                  vmb_domain_name(job->domain));
+        if (vmb_units_monotonic() >= until)
+            return TRUE;
         g_usleep(LATE_PAUSE_US);
     }
+}
+
+/* libvirt's daemon may have died in the begin, with or without QEMU's job. */
+static gboolean
+end_uncertain(VmbBackupJob *job, GError **error)
+{
+    gboolean ended = FALSE;
+    if (!end_late(job, error) ||
+        (job->scratch_dir != NULL &&
+         !vmb_stray_job_end(job->domain, job->scratch_dir, job->socket, &ended, error)))
+        return FALSE;
+    g_autofree char *lost = vmb_domain_lost_job(job->domain);
+    if (lost != NULL)
+        vmb_log(VMB_LOG_ERROR, "domain '%s': %s", vmb_domain_name(job->domain), lost);
+    return TRUE;
 }
 
 static gboolean
@@ -314,7 +332,7 @@ end_attempted(VmbBackupJob *job, GError **error)
         return vmb_error_set(error, VMB_ERROR_FAILED, "domain '%s': the job is left to the guard",
                              vmb_domain_name(job->domain));
     if (job->uncertain)
-        return end_late(job, error);
+        return end_uncertain(job, error);
     return vmb_backup_job_end_by_socket(job->domain, job->socket, NULL, error);
 }
 
@@ -328,8 +346,7 @@ vmb_backup_job_roll_back(VmbBackupJob *job)
     job->rolled_back = TRUE;
     if (job->job_attempted) {
         gboolean ended = end_attempted(job, &job_error);
-        job->job_attempted =
-            !ended && !g_error_matches(job_error, VMB_ERROR, VMB_ERROR_DOMAIN);
+        job->job_attempted = !ended && !g_error_matches(job_error, VMB_ERROR, VMB_ERROR_DOMAIN);
         if (job->job_attempted) {
             vmb_log(VMB_LOG_ERROR, "%s", job_error->message);
             return FALSE;
@@ -337,7 +354,9 @@ vmb_backup_job_roll_back(VmbBackupJob *job)
         resume_after_io_error(job);
     }
     if (job->checkpoint_attempted && !job->keep_checkpoint &&
-        !vmb_checkpoint_delete(job->domain, job->checkpoint, &checkpoint_error))
+        !(job->uncertain
+              ? vmb_checkpoint_purge(job->domain, job->checkpoint, NULL, &checkpoint_error)
+              : vmb_checkpoint_delete(job->domain, job->checkpoint, &checkpoint_error)))
         vmb_warning("%s", checkpoint_error->message);
     return TRUE;
 }
@@ -350,6 +369,7 @@ vmb_backup_job_free(VmbBackupJob *job)
     vmb_backup_job_roll_back(job);
     vmb_domain_unref(job->domain);
     g_free(job->socket);
+    g_free(job->scratch_dir);
     g_free(job->checkpoint);
     g_free(job->xml);
     g_free(job->checkpoint_xml);

@@ -9,13 +9,13 @@
 
 /* A job that is just ending makes libvirt's answer fail for some milliseconds; it is asked again.
  */
-#define JOB_ASK_TRIES 20
+#define JOB_ASK_TRIES 60
 #define JOB_ASK_PAUSE_US (50 * 1000)
 
 /* QEMU answers within milliseconds. */
 #define OCCUPIED_MS 5000
-/* During a long job libvirt tells the time since that began; then it is seen by repetition whether one call
- * does not end. */
+/* During a long job libvirt tells the time since that began; then it is seen by repetition whether
+ * one call does not end. */
 #define JOB_LOOKS 30
 #define JOB_LOOK_PAUSE_US (100 * 1000)
 
@@ -50,10 +50,11 @@ vmb_domain_check_answers(VmbDomain *domain, GError **error)
     gboolean stuck = state == VIR_DOMAIN_CONTROL_JOB ||
                      (state == VIR_DOMAIN_CONTROL_OCCUPIED && ms >= OCCUPIED_MS);
     return !stuck ||
-           vmb_error_set(error, VMB_ERROR_FAILED,
-                         "the QEMU of the domain '%s' has not answered libvirt for some seconds; it "
-                         "may be stopped, or hang in its storage",
-                         vmb_domain_name(domain));
+           vmb_error_set(
+               error, VMB_ERROR_FAILED,
+               "the QEMU of the domain '%s' has not answered libvirt for some seconds; it "
+               "may be stopped, or hang in its storage",
+               vmb_domain_name(domain));
 }
 
 static const char *
@@ -117,18 +118,63 @@ ask_backup(VmbDomain *domain, const char *own_socket, gboolean *found, gboolean 
     return TRUE;
 }
 
+/* A daemon that dies in virDomainBackupBegin() leaves a record that says "backup" and of which
+ * backup not. The daemons after it take that for a job, which nothing can end (libvirt 9.0). */
+static char *
+describe_lost(VmbDomain *domain)
+{
+    gboolean active = FALSE;
+    g_autofree char *socket = NULL;
+    if (!vmb_backup_xml_active(domain, &active, &socket, NULL) || active ||
+        vmb_domain_is_occupied(domain))
+        return NULL;
+    return g_strdup("libvirt has the record of a backup job that does not exist, as its daemon "
+                    "died while the job began, "
+                    "and refuses backups, snapshots and migrations of the domain, and once it is "
+                    "shut off its start; a "
+                    "restart of libvirt's daemon while the domain is shut off ends that, and "
+                    "vmbackup-recovery(7) says how "
+                    "to do without (\"A job that libvirt has lost\")");
+}
+
+/* *@lost: libvirt could not tell, all the time. */
+static int
+ask_stats(VmbDomain *domain, virTypedParameterPtr *params, int *n, int *type, gboolean *lost)
+{
+    int rc = -1;
+    *lost = FALSE;
+    for (int i = 0; i < JOB_ASK_TRIES; i++) {
+        rc = virDomainGetJobStats(vmb_domain_handle(domain), type, params, n, 0);
+        if (rc == 0 || vmb_virt_error_code() != VIR_ERR_INTERNAL_ERROR)
+            return rc;
+        g_usleep(JOB_ASK_PAUSE_US);
+    }
+    *lost = TRUE;
+    return rc;
+}
+
+char *
+vmb_domain_lost_job(VmbDomain *domain)
+{
+    VMB_DOMAIN_CALL(domain);
+    virTypedParameterPtr params = NULL;
+    int n = 0, type = VIR_DOMAIN_JOB_NONE;
+    gboolean lost = FALSE;
+    if (ask_stats(domain, &params, &n, &type, &lost) == 0)
+        virTypedParamsFree(params, n);
+    return lost ? describe_lost(domain) : NULL;
+}
+
 static gboolean
 ask_job(VmbDomain *domain, char **what, GError **error)
 {
     VMB_DOMAIN_CALL(domain);
     virTypedParameterPtr params = NULL;
-    int n = 0, type = VIR_DOMAIN_JOB_NONE, rc = -1, operation = 0;
-    for (int i = 0; i < JOB_ASK_TRIES; i++) {
-        rc = virDomainGetJobStats(vmb_domain_handle(domain), &type, &params, &n, 0);
-        if (rc == 0 || vmb_virt_error_code() != VIR_ERR_INTERNAL_ERROR)
-            break;
-        g_usleep(JOB_ASK_PAUSE_US);
-    }
+    int n = 0, type = VIR_DOMAIN_JOB_NONE, operation = 0;
+    gboolean lost = FALSE;
+    int rc = ask_stats(domain, &params, &n, &type, &lost);
+    if (lost && (*what = describe_lost(domain)) != NULL)
+        return TRUE;
     if (rc < 0)
         return vmb_virt_error(error, VMB_ERROR_DOMAIN,
                               "cannot ask which job the domain '%s' is running",

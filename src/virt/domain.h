@@ -95,6 +95,10 @@ gboolean vmb_domain_is_occupied(VmbDomain *domain);
  * Errors: VMB_ERROR_FAILED. */
 gboolean vmb_domain_check_answers(VmbDomain *domain, GError **error);
 
+/* A sentence, if libvirt keeps the record of a backup job that does not exist, which refuses all others; else
+ * NULL. Takes 3 s if so. Free with g_free(). */
+char *vmb_domain_lost_job(VmbDomain *domain);
+
 /* A job, snapshot or migration that forbids a backup now: NULL if none, else a sentence that names it.
  * @own_socket: socket path of our journal; a backup job with it sets *@ours. */
 gboolean vmb_domain_active_job(VmbDomain *domain, const char *own_socket, gboolean *ours,

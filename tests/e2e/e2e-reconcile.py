@@ -9,7 +9,7 @@ import signal
 import subprocess
 
 from common import Bench, MIB, libvirt, process, tap
-from vmbtest.guest import libvirt_qemu
+from dead_runs import die, doctor, forget_record, new_checkpoint, no_trace, repaired, told
 
 REPAIRS = ("reconcile-job-ended", "reconcile-guest-released", "reconcile-directories-removed",
            "checkpoint-deleted", "reconcile-journal-written")
@@ -18,45 +18,6 @@ REPAIRS = ("reconcile-job-ended", "reconcile-guest-released", "reconcile-directo
 def lab(t, **options):
     bench = t.once("bench", Bench)
     return bench, bench.fresh(t, t.name, **options)
-
-
-def die(t, bench, repository, step="disk-data", guard=True, more=()):
-    """A run that is killed at a step; guard: its guard as well, at the same time."""
-    running, _ = repository.pause_at(t, step, *more)
-    guards = bench.guards()
-    if guard:
-        for pid in guards:
-            process.kill(pid)
-    running.kill9()
-    running.wait().expect(-signal.SIGKILL)
-    if not guard:
-        bench.wait_released(t)
-        bench.wait_no_guard(t)
-
-
-def doctor(t, repository, *more, status=0, name=None, **options):
-    """A check-up; returns its lines on leftovers and repairs as [(grade, topic, message)]."""
-    result = repository.tool.run("doctor", name or repository.bench.guest.name, "--scratch-dir",
-                                 repository.bench.scratch, "--json", *more, **options)
-    result.expect(status)
-    return [(c["grade"], c["topic"], c["message"]) for c in result.json["checks"]
-            if c["topic"] in ("leftovers", "repair")]
-
-
-def told(lines, *parts, grade=None):
-    """True if one line says all these."""
-    return any(all(part in line[2] for part in parts) and grade in (None, line[0])
-               for line in lines)
-
-
-def repaired(t, bench, repository, base, **options):
-    """doctor --repair undoes everything, so that there is nothing left to tell."""
-    lines = doctor(t, repository, "--repair", **options)
-    t.equal([line for line in lines if line[0] != "ok"], [], "problems after the repair")
-    repository.assert_no_point(t, base)
-    repository.assert_released(t)
-    t.equal(doctor(t, repository), [], "what is left by doctor's word")
-    return lines
 
 
 @tap.test
@@ -151,34 +112,12 @@ def test_old_checkpoints(t):
 
 # Record and bitmap apart
 
-def forget_record(bench, name):
-    """libvirt's record of a checkpoint goes, the bitmaps stay."""
-    bench.guest.dom.checkpointLookupByName(name).delete(
-        libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
-
-
 def remove_bitmap(bench, target, name):
     """A bitmap goes, the record stays."""
-    query = {"execute": "query-named-block-nodes", "arguments": {"flat": True}}
     path = os.path.realpath(bench.guest.disk_path(target))
-    nodes = json.loads(libvirt_qemu.qemuMonitorCommand(bench.guest.dom, json.dumps(query), 0))
-    node = [n["node-name"] for n in nodes["return"]
+    node = [n["node-name"] for n in bench.guest.qmp("query-named-block-nodes", flat=True)
             if os.path.realpath(n.get("file", "")) == path and n.get("dirty-bitmaps")][0]
-    libvirt_qemu.qemuMonitorCommand(bench.guest.dom, json.dumps({
-        "execute": "block-dirty-bitmap-remove", "arguments": {"node": node, "name": name}}), 0)
-
-
-def new_checkpoint(bench, base):
-    """The one that a dead run has made."""
-    (name,) = [n for n in bench.guest.checkpoints() if n not in base]
-    return name
-
-
-def no_trace(t, bench, name):
-    """Neither record nor bitmap."""
-    t.ok(name not in bench.guest.checkpoints(), "the record is there")
-    for target in bench.TARGETS:
-        t.ok(name not in bench.guest.bitmaps(target), "the bitmap is on " + target)
+    bench.guest.qmp("block-dirty-bitmap-remove", node=node, name=name)
 
 
 @tap.test

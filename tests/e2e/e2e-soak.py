@@ -83,6 +83,31 @@ class Soak(Bench):
             process.kill(self.host.qemu_pid(self.guest.name))
         return up
 
+    def is_lost(self):
+        """libvirt has lost the job that its death left half begun, or with it the domain."""
+        if not self.guest.is_active():
+            try:
+                return process.alive(self.host.qemu_pid(self.guest.name))
+            except FileNotFoundError:
+                return False
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline:
+            try:
+                self.guest.job_active()
+                return False
+            except libvirt.libvirtError:
+                time.sleep(0.1)
+        return True
+
+    def find_again(self, t):
+        """What vmbackup-recovery(7) says of a lost job. True if there was one."""
+        lost = self.is_lost()
+        if lost:
+            t.diag("  libvirt has lost the job")
+            self.host.forget_backup_job(self.guest.name)
+            t.eventually(self.guest.is_active, 20, "libvirt finds the domain")
+        return lost
+
     def mend(self):
         """What an init system and an administrator do: the daemon runs, the domain is started."""
         if not self.daemon_up:
@@ -198,11 +223,12 @@ class Round:
         bench.mend()
         result = running.wait(180)
         self.t.diag("  status %d after %.1f s" % (result.status, result.seconds))
+        lost = "libvirtd" in hit and bench.find_again(self.t)
         if self.chain.new_points():
             self.chain.accept(self.t, content)
         else:
             self.t.ok(result.status != 0, "status 0 without a point\n" + result.describe())
-        return result, {"vmbackup", "guard"} <= hit
+        return result, lost or {"vmbackup", "guard"} <= hit
 
     def next_run(self):
         """The next backup, which nobody has prepared."""

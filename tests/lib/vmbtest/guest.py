@@ -337,6 +337,15 @@ class Guest:
             raise GuestError("qemu-io %s: %s" % (command, text.strip() or "no answer"))
         return text
 
+    def qmp(self, command, **arguments):
+        """What a command of QEMU's monitor returns; underscores of arguments' names are hyphens."""
+        request = {"execute": command,
+                   "arguments": {key.replace("_", "-"): arguments[key] for key in arguments}}
+        answer = json.loads(libvirt_qemu.qemuMonitorCommand(self.dom, json.dumps(request), 0))
+        if "return" not in answer:
+            raise GuestError("%s: %s" % (command, answer))
+        return answer["return"]
+
     def apply(self, target, operations, model=None):
         """Does random_operations() to a disk, and to its image.Model."""
         for operation in operations:
@@ -410,11 +419,9 @@ class Guest:
 
     def bitmaps(self, target):
         """Names of the bitmaps that QEMU has for a live disk, sorted."""
-        query = {"execute": "query-named-block-nodes", "arguments": {"flat": True}}
-        text = libvirt_qemu.qemuMonitorCommand(self.dom, json.dumps(query), 0)
         path = os.path.realpath(self.disk_path(target))
         names = set()
-        for node in json.loads(text)["return"]:
+        for node in self.qmp("query-named-block-nodes", flat=True):
             if os.path.realpath(node.get("file", "")) == path:
                 names.update(b["name"] for b in node.get("dirty-bitmaps", []) if b.get("name"))
         return sorted(names)

@@ -304,6 +304,18 @@ class PrivateLibvirt:
         self.stop()
         return self.start()
 
+    def edit_state(self, name, *script):
+        """Applies a sed script to libvirt's record of a running domain; the daemon is restarted."""
+        self.stop()
+        process.run("sed", "-i", *[word for line in script for word in ("-e", line)],
+                    self.path("run/libvirt/qemu", name + ".xml"))
+        self.start()
+
+    def forget_backup_job(self, name):
+        """What vmbackup-recovery(7) says of a job that libvirt has lost: out of its record with it."""
+        self.edit_state(name, r"/<job .*async='backup'/d", r"/<blockjob .*type='backup'/,/<\/blockjob>/d",
+                        r"/<backups>/,/<\/backups>/d")
+
     def qemu_pid(self, name):
         """Process number of a running domain's QEMU."""
         with open(self.path("run/libvirt/qemu", name + ".pid"), encoding="ascii") as file:
