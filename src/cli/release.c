@@ -25,6 +25,7 @@ print_json(const VmbRelease *release, gboolean dry_run)
 {
     VmbJson *document = vmb_view_new(NULL);
     VmbJson *checkpoints = json_object_new_array();
+    VmbJson *consumers = json_object_new_array();
     VmbJson *unread = json_object_new_array();
     for (guint i = 0; i < release->checkpoints->len; i++)
         json_object_array_add(checkpoints,
@@ -36,7 +37,10 @@ print_json(const VmbRelease *release, gboolean dry_run)
     vmb_json_add_string(document, "repository_id", release->repository_id);
     vmb_json_add_bool(document, "dry_run", dry_run);
     vmb_json_add_bool(document, "gone", release->gone);
+    for (guint i = 0; i < release->consumers->len; i++)
+        json_object_array_add(consumers, json_object_new_string(release->consumers->pdata[i]));
     vmb_json_add(document, "checkpoints", checkpoints);
+    vmb_json_add(document, "consumers", consumers);
     vmb_json_add(document, "reasons", vmb_view_reasons(release->reasons));
     vmb_json_add(document, "unread_disks", unread);
     vmb_output_json_document(document);
@@ -60,10 +64,14 @@ print_text(const VmbRelease *release, gboolean dry_run)
             vmb_output_line("%s: %s %s (%s)", release->domain, dry_run ? "would remove" : "removed",
                             checkpoint->name, what_there_was(checkpoint));
     }
+    for (guint i = 0; i < release->consumers->len; i++)
+        vmb_output_line("%s: %s the consumer '%s'", release->domain,
+                        dry_run ? "would forget" : "forgot",
+                        (const char *)release->consumers->pdata[i]);
     if (release->gone)
         vmb_output_line("%s: libvirt does not know it, and its checkpoints are gone with it",
                         release->domain);
-    else if (release->checkpoints->len == 0)
+    else if (release->checkpoints->len == 0 && release->consumers->len == 0)
         vmb_output_line("%s: there is no checkpoint of the repository %s", release->domain,
                         release->repository_id);
 }
@@ -93,6 +101,10 @@ report(const VmbRelease *release, const VmbCommand *command, gboolean dry_run, g
 static gboolean
 choose_repository(const VmbCommand *command, VmbReleaseOptions *job, GError **error)
 {
+    if (job->repository_id != NULL && job->consumers->len > 0)
+        return vmb_error_set(
+            error, VMB_ERROR_USAGE,
+            "consumers are known to the repository: --consumer excludes --repository-id");
     if (job->repository_id == NULL) {
         job->repository = vmb_command_repository(command, error);
         return job->repository != NULL;
@@ -106,8 +118,11 @@ int
 vmb_verb_release(VmbCommand *command)
 {
     gboolean json = FALSE;
-    VmbReleaseOptions job = {0};
+    g_autoptr(GPtrArray) consumers = g_ptr_array_new_with_free_func(g_free);
+    VmbReleaseOptions job = {.consumers = consumers};
     const VmbOption options[] = {
+        {"consumer", 0, VMB_OPTION_EACH, "NAME",
+         "only this consumer of the domain's changes, and its checkpoint", consumers},
         {"repository-id", 0, VMB_OPTION_STRING, "ID",
          "of a repository that is gone: its id, or the first 8 digits", &job.repository_id},
         {"dry-run", 'n', VMB_OPTION_FLAG, NULL, "only tell what would be removed", &job.dry_run},

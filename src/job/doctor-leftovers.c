@@ -187,6 +187,45 @@ report_checkpoints(VmbDoctor *doctor, VmbRepoDomain *repo_domain, const VmbJourn
     report_unnamed(doctor, unnamed, points);
 }
 
+/* ---- consumers ---- */
+
+/* So long without a success, one is worth a word: its bitmaps cost memory and time of the guest. */
+#define CONSUMER_OLD_NS (30 * G_GINT64_CONSTANT(86400000000000))
+
+static void
+report_consumer(VmbDoctor *doctor, VmbRepoDomain *repo_domain, const char *name)
+{
+    g_autoptr(VmbConsumer) consumer = NULL;
+    g_autoptr(GError) error = NULL;
+    gboolean exists = TRUE;
+    VmbDoctorLine *line = NULL;
+    if (!vmb_consumer_read(vmb_repo_domain_fd(repo_domain), name, &consumer, &error)) {
+        line = vmb_doctor_say(doctor, VMB_DOCTOR_PROBLEM, NULL, "consumer", "%s: %s", name,
+                              error->message);
+    } else if (consumer != NULL) {
+        g_autofree char *time = vmb_units_format_time(consumer->time_ns);
+        gboolean old = vmb_units_now() - consumer->time_ns > CONSUMER_OLD_NS;
+        if (doctor->domain != NULL)
+            vmb_checkpoint_exists(doctor->domain, consumer->checkpoint, &exists, NULL);
+        line = vmb_doctor_say(doctor, exists && !old ? VMB_DOCTOR_OK : VMB_DOCTOR_NOTE, NULL,
+                              "consumer", "%s has taken all up to %s%s", name, time,
+                              exists ? "" : "; its checkpoint is gone, so it takes everything next");
+        if (!old)
+            return;
+    }
+    if (line != NULL)
+        line->advice = g_strdup_printf("if nobody needs it any more: vmbackup -r %s release %s --consumer %s",
+                                       doctor->options->repository, doctor->name, name);
+}
+
+static void
+report_consumers(VmbDoctor *doctor, VmbRepoDomain *repo_domain)
+{
+    g_autoptr(GPtrArray) names = vmb_consumer_names(vmb_repo_domain_fd(repo_domain), NULL);
+    for (guint i = 0; names != NULL && i < names->len; i++)
+        report_consumer(doctor, repo_domain, names->pdata[i]);
+}
+
 /* Only beside who is at it: nobody else tells. */
 static void
 report_fold(VmbDoctor *doctor, VmbRepoDomain *repo_domain)
@@ -204,8 +243,10 @@ report_fold(VmbDoctor *doctor, VmbRepoDomain *repo_domain)
 void
 vmb_doctor_leftovers(VmbDoctor *doctor, VmbRepoDomain *repo_domain, const GPtrArray *points)
 {
-    if (repo_domain != NULL)
+    if (repo_domain != NULL) {
         report_fold(doctor, repo_domain);
+        report_consumers(doctor, repo_domain);
+    }
     gint64 holder =
         repo_domain != NULL ? vmb_lock_holder(vmb_repo_domain_fd(repo_domain), VMB_LAYOUT_LOCK) : 0;
     if (holder > 0) {

@@ -35,6 +35,7 @@ vmb_release_free(VmbRelease *release)
     g_free(release->uuid);
     g_free(release->repository_id);
     g_ptr_array_unref(release->checkpoints);
+    g_ptr_array_unref(release->consumers);
     g_ptr_array_unref(release->reasons);
     g_clear_pointer(&release->unread, g_ptr_array_unref);
     g_free(release);
@@ -318,18 +319,77 @@ rewrite_journal(const Releasing *work, GError **error)
     return vmb_journal_write(fd, &rest, error);
 }
 
-/* Each of them takes everything the next time. */
+/* ---- consumers ---- */
+
 static gboolean
-forget_consumers(const Releasing *work, GError **error)
+check_consumer(const char *domain, const GPtrArray *known, const char *name, GError **error)
 {
-    if (work->repo_domain == NULL || work->options->dry_run)
+    if (g_ptr_array_find_with_equal_func((GPtrArray *)known, name, g_str_equal, NULL))
         return TRUE;
-    int fd = vmb_repo_domain_fd(work->repo_domain);
-    g_autoptr(GPtrArray) names = vmb_consumer_names(fd, error);
-    for (guint i = 0; names != NULL && i < names->len; i++)
-        if (!vmb_consumer_remove(fd, names->pdata[i], error))
+    g_autoptr(GString) list = g_string_new(NULL);
+    for (guint i = 0; i < known->len; i++)
+        g_string_append_printf(list, "%s%s",
+                               i > 0 ? ", " : "; there are: ", (const char *)known->pdata[i]);
+    return vmb_error_set(error, VMB_ERROR_DOMAIN, "%s: no consumer '%s' is known%s", domain, name,
+                         list->str);
+}
+
+/* TRUE if its checkpoint is gone. A record that cannot be read does not tell it; doctor then does.
+ */
+static gboolean
+delete_its_checkpoint(Releasing *work, const char *name, gboolean *gone, GError **error)
+{
+    g_autoptr(VmbConsumer) consumer = NULL;
+    g_autoptr(GError) unreadable = NULL;
+    Presence presence = {FALSE, FALSE};
+    GPtrArray *checkpoints = work->release->checkpoints;
+    guint before = checkpoints->len;
+    *gone = TRUE;
+    if (!vmb_consumer_read(vmb_repo_domain_fd(work->repo_domain), name, &consumer, &unreadable))
+        vmb_reason_add(work->release->reasons, VMB_REASON_LEFTOVERS_KEPT, NULL,
+                       "%s: which checkpoint the consumer '%s' had is not known: %s",
+                       work->release->domain, name, unreadable->message);
+    if (consumer == NULL || work->domain == NULL)
+        return TRUE;
+    if (!vmb_checkpoint_exists(work->domain, consumer->checkpoint, &presence.recorded, error))
+        return FALSE;
+    delete_one(work, consumer->checkpoint, &presence);
+    *gone = checkpoints->len == before ||
+            ((VmbReleasedCheckpoint *)checkpoints->pdata[before])->error == NULL;
+    return TRUE;
+}
+
+/* One alone: its record goes last, as nothing else knows of its checkpoint. */
+static gboolean
+forget_consumer(Releasing *work, const char *name, gboolean alone, GError **error)
+{
+    gboolean gone = TRUE;
+    if (alone && !delete_its_checkpoint(work, name, &gone, error))
+        return FALSE;
+    if (gone && !work->options->dry_run &&
+        !vmb_consumer_remove(vmb_repo_domain_fd(work->repo_domain), name, error))
+        return FALSE;
+    if (gone)
+        g_ptr_array_add(work->release->consumers, g_strdup(name));
+    return TRUE;
+}
+
+/* Those that were asked for, or all. Each of them takes everything the next time. */
+static gboolean
+forget_consumers(Releasing *work, GError **error)
+{
+    const GPtrArray *wanted = work->options->consumers;
+    gboolean some = wanted != NULL && wanted->len > 0;
+    g_autoptr(GPtrArray) known =
+        work->repo_domain != NULL ? vmb_consumer_names(vmb_repo_domain_fd(work->repo_domain), error)
+                                  : g_ptr_array_new();
+    for (guint i = 0; some && known != NULL && i < wanted->len; i++)
+        if (!check_consumer(work->release->domain, known, wanted->pdata[i], error))
             return FALSE;
-    return names != NULL;
+    for (guint i = 0; known != NULL && i < (some ? wanted : known)->len; i++)
+        if (!forget_consumer(work, (some ? wanted : known)->pdata[i], some, error))
+            return FALSE;
+    return known != NULL;
 }
 
 static gboolean
@@ -337,7 +397,10 @@ run(Releasing *work, GError **error)
 {
     if (!undo_dead_runs(work, error) || !forget_consumers(work, error))
         return FALSE;
-    return work->domain == NULL || (delete_all(work, error) && rewrite_journal(work, error));
+    if (work->domain == NULL ||
+        (work->options->consumers != NULL && work->options->consumers->len > 0))
+        return TRUE;
+    return delete_all(work, error) && rewrite_journal(work, error);
 }
 
 VmbRelease *
@@ -345,6 +408,7 @@ vmb_release_domain(const VmbReleaseOptions *options, GError **error)
 {
     g_autoptr(VmbRelease) release = g_new0(VmbRelease, 1);
     release->checkpoints = g_ptr_array_new_with_free_func(checkpoint_free);
+    release->consumers = g_ptr_array_new_with_free_func(g_free);
     release->reasons = g_ptr_array_new_with_free_func((GDestroyNotify)vmb_reason_free);
     g_auto(Releasing) work = {.options = options, .release = release};
     g_auto(VmbHold) hold = {0};

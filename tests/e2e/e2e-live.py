@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from vmbtest import differ, image, process, tap  # noqa: E402
@@ -199,6 +200,48 @@ def test_consumers(t):
     t.equal((lab.guest.checkpoints(), lab.consumers()), ([], []))
     run("one")
     t.equal(lab.dirty("vda"), None)
+
+
+@tap.test
+def test_consumer_released(t):
+    """One that nobody needs any more goes alone, also if its release is killed or its record damaged."""
+    lab = LiveLab(t, [Disk(3 * MIB)])
+    lab.fill("vda")
+    lab.backup()
+    for name in ("one", "two", "three"):
+        lab.live("--consumer", name).expect(0)
+    lab.tool.run("release", lab.name, "--consumer", "four").expect(21).says("'four'", "one, three, two")
+    lab.tool.run("release", lab.name, "--consumer", "one", "--repository-id", "4f1d0c22").expect(2)
+    t.contains(lab.tool.ok("doctor", lab.name).out, "two has taken all up to")
+    for days, hint in ((29, False), (31, True)):
+        out = lab.tool.ok("doctor", lab.name, VMBACKUP_TEST_CLOCK=str(int(time.time()) + days * 86400)).out
+        t.equal("release %s --consumer two" % lab.name in out, hint, "after %d days" % days)
+    told = lab.tool.json("release", lab.name, "--consumer", "two", "--dry-run")
+    t.equal((told["consumers"], len(told["checkpoints"])), (["two"], 1))
+    t.equal((len(lab.consumers()), len(lab.guest.checkpoints())), (3, 4))
+    lab.tool.run("release", lab.name, "--consumer", "two",
+                 fail_at="checkpoint-deleted=kill").expect(-9)
+    t.equal((len(lab.consumers()), len(lab.guest.checkpoints())), (3, 3))
+    t.contains(lab.tool.ok("doctor", lab.name).out, "its checkpoint is gone")
+    t.contains(lab.tool.ok("release", lab.name, "--consumer", "two").out, "forgot the consumer 'two'")
+    t.equal((lab.consumers(), len(lab.guest.checkpoints())), (["one.json", "three.json"], 3))
+    base = lab.snapshots()
+    lab.write("vda", MIB, 64 * KIB, 0x21)
+    after = lab.snapshots()
+    lab.live("--consumer", "one").expect(0)
+    t.equal(lab.dirty("vda") is None, False, "the others go on")
+    lab.check_dirty(base, after)
+    t.equal({disk["method"] for disk in lab.backup().values()}, {"bitmap"}, "and so do backups")
+    path = os.path.join(lab.tool.repo, "domains", lab.guest.uuid, "consumers", "three.json")
+    with open(path, "r+b") as file:
+        file.write(b"!")
+    result = lab.tool.run("doctor", lab.name).expect(1)
+    t.contains(result.out, "release %s --consumer three" % lab.name)
+    lab.tool.ok("release", lab.name, "--consumer", "three").says("is not known")
+    t.equal(lab.consumers(), ["one.json"])
+    t.contains(lab.tool.ok("doctor", lab.name).out, "neither its points nor its journal name")
+    lab.tool.ok("release", lab.name)
+    t.equal((lab.guest.checkpoints(), lab.consumers()), ([], []))
 
 
 @tap.test
