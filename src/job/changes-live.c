@@ -4,6 +4,7 @@
 #include "image/qcow2-format.h"
 #include "job/chain-files.h"
 #include "job/changes.h"
+#include "job/change-ranges.h"
 #include "job/live.h"
 #include "nbd/reader.h"
 #include "repo/pins.h"
@@ -71,8 +72,7 @@ typedef struct {
     GArray *extents;
     guint8 *verdicts; /* of the window's blocks */
     guint8 *data[BUFFERS], *old, *output;
-    guint64 start, end; /* the open range; equal: none */
-    gboolean zero;
+    VmbChangeRanges ranges;
 } Disk;
 
 static void
@@ -222,32 +222,12 @@ read_some(Disk *disk, guint64 window, guint n_blocks, guint *next, GError **erro
 /* ---- telling ---- */
 
 static gboolean
-flush(Disk *disk, GError **error)
+spool(guint64 offset, guint64 length, gboolean zero, gpointer user, GError **error)
 {
-    Record record = {.offset = disk->start,
-                     .length = disk->end - disk->start,
-                     .disk = disk->work->views->len,
-                     .zero = disk->zero};
-    if (record.length == 0)
-        return TRUE;
-    disk->start = disk->end;
-    *(disk->zero ? &disk->view.zero : &disk->view.data) += record.length;
-    return fwrite(&record, sizeof record, 1, disk->work->spool) == 1 ||
+    Work *work = user;
+    Record record = {.offset = offset, .length = length, .disk = work->views->len, .zero = zero};
+    return fwrite(&record, sizeof record, 1, work->spool) == 1 ||
            vmb_error_errno(error, errno, "cannot write a temporary file");
-}
-
-static gboolean
-tell(Disk *disk, guint64 offset, gboolean zero, GError **error)
-{
-    gboolean follows = disk->end > disk->start && disk->end == offset && disk->zero == zero;
-    if (!follows) {
-        if (!flush(disk, error))
-            return FALSE;
-        disk->start = offset;
-    }
-    disk->end = MIN(offset + VMB_BLOCK_SIZE, disk->view.size);
-    disk->zero = zero;
-    return TRUE;
 }
 
 static gboolean
@@ -267,7 +247,8 @@ compare_window(Disk *disk, guint64 index, GError **error)
             return FALSE;
     for (guint i = 0; i < n_blocks; i++)
         if (disk->verdicts[i] != SAME &&
-            !tell(disk, offset + (guint64)i * VMB_BLOCK_SIZE, disk->verdicts[i] == NOW_ZERO, error))
+            !vmb_change_ranges_add(&disk->ranges, offset + (guint64)i * VMB_BLOCK_SIZE,
+                                   disk->verdicts[i] == NOW_ZERO, error))
             return FALSE;
     return TRUE;
 }
@@ -318,11 +299,12 @@ compare_disk(Work *work, const VmbLiveView *view, const VmbLiveDisk *live, GErro
     g_auto(Disk) disk = {.work = work};
     if (!open_disk(&disk, view, live, &links, error))
         return FALSE;
+    disk.ranges = (VmbChangeRanges){.view = &disk.view, .emit = spool, .user = work};
     guint64 n = vmb_qcow2_l1_entries(live->size);
     for (guint64 i = 0; i < n; i++)
         if (!compare_window(&disk, i, error))
             return FALSE;
-    if (!flush(&disk, error))
+    if (!vmb_change_ranges_end(&disk.ranges, error))
         return FALSE;
     VmbChangedDisk *view_of = g_memdup2(&disk.view, sizeof disk.view);
     view_of->target = g_strdup(disk.view.target);

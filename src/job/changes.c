@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What differs between two points of a domain: by digests, so that it does not matter what lies between them. */
 #include "job/changes.h"
+#include "job/change-ranges.h"
 #include "block/digest.h"
 #include "image/qcow2-format.h"
 #include "job/chain-files.h"
@@ -245,11 +246,7 @@ read_block(State *state, const VmbBlock *block, guint64 offset, GError **error)
 
 typedef struct {
     State older, newer;
-    VmbChangedDisk *view;
-    VmbChangesEmit emit;
-    gpointer user;
-    guint64 start, end; /* of the open range; equal: none */
-    gboolean zero;
+    VmbChangeRanges ranges;
 } Comparison;
 
 typedef enum { SAME, NOW_ZERO, NOW_DATA } Verdict;
@@ -297,35 +294,6 @@ compare_block(Comparison *comparison, guint i, guint64 offset, Verdict *verdict,
 }
 
 static gboolean
-flush(Comparison *comparison, GError **error)
-{
-    guint64 length = comparison->end - comparison->start, offset = comparison->start;
-    if (length == 0)
-        return TRUE;
-    comparison->start = comparison->end;
-    if (comparison->zero)
-        comparison->view->zero += length;
-    else
-        comparison->view->data += length;
-    return comparison->emit == NULL ||
-           comparison->emit(offset, length, comparison->zero, comparison->user, error);
-}
-
-static gboolean
-add_range(Comparison *comparison, guint64 offset, gboolean zero, GError **error)
-{
-    gboolean follows = comparison->end > comparison->start && comparison->end == offset &&
-                       comparison->zero == zero;
-    if (!follows && !flush(comparison, error))
-        return FALSE;
-    if (!follows)
-        comparison->start = offset;
-    comparison->end = MIN(offset + VMB_BLOCK_SIZE, comparison->newer.size);
-    comparison->zero = zero;
-    return TRUE;
-}
-
-static gboolean
 compare_window(Comparison *comparison, guint64 index, GError **error)
 {
     State *a = &comparison->older, *b = &comparison->newer;
@@ -337,7 +305,7 @@ compare_window(Comparison *comparison, guint64 index, GError **error)
         guint64 offset = b->window->offset + (guint64)i * VMB_BLOCK_SIZE;
         Verdict verdict;
         if (!compare_block(comparison, i, offset, &verdict, error) ||
-            (verdict != SAME && !add_range(comparison, offset, verdict == NOW_ZERO, error)))
+            (verdict != SAME && !vmb_change_ranges_add(&comparison->ranges, offset, verdict == NOW_ZERO, error)))
             return FALSE;
     }
     return TRUE;
@@ -353,7 +321,7 @@ vmb_changes_read(VmbChanges *changes, guint index, VmbChangesEmit emit, gpointer
     if (!state_open(&older, disk->older, domain, disk->view.since_size, error) ||
         !state_open(&newer, disk->newer, domain, disk->view.size, error))
         return FALSE;
-    Comparison comparison = {older, newer, &disk->view, emit, user, 0, 0, FALSE};
+    Comparison comparison = {older, newer, {&disk->view, emit, user, 0, 0, FALSE}};
     guint64 n = vmb_qcow2_l1_entries(disk->view.size);
     disk->view.data = disk->view.zero = 0;
     for (guint64 i = 0; i < n; i++) {
@@ -363,5 +331,5 @@ vmb_changes_read(VmbChanges *changes, guint index, VmbChangesEmit emit, gpointer
         if (!compare_window(&comparison, i, error))
             return FALSE;
     }
-    return flush(&comparison, error);
+    return vmb_change_ranges_end(&comparison.ranges, error);
 }
