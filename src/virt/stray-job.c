@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A backup job that QEMU has and libvirt does not know, as its daemon died in the middle of
- * beginning it. */
+/* A backup job that QEMU has and libvirt does not know, as its daemon died while it began. */
 #include "virt/stray-job.h"
 #include "virt/backup-xml.h"
 #include "virt/call.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A backup job that QEMU has and libvirt does not know, as its daemon died in the middle of beginning it. */
+/* A backup job that QEMU has and libvirt does not know, as its daemon died while it began. */
 #pragma once
 #include "virt/domain.h"
 

@@ -19,7 +19,7 @@ def test_every_step_has_a_row(t):
     # What needs no guest is killed step by step by the tests of the command line.
     here = os.path.dirname(os.path.abspath(__file__))
     for name in [*(os.path.join(COMMAND_LINE, name) for name in os.listdir(COMMAND_LINE)),
-                 os.path.join(here, "e2e-live.py")]:
+                 os.path.join(here, "e2e-live.py"), os.path.join(here, "e2e-lost-job.py")]:
         if name.endswith(".py"):
             with open(name, encoding="utf-8") as file:
                 claimed.update(set(fault_points()) & set(re.findall("[a-z]+(?:-[a-z]+)+", file.read())))
