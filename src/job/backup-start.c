@@ -79,6 +79,7 @@ start_guard(VmbBackupRun *run, GError **error)
     VmbGuardSpec spec = {.uri = vmb_connection_uri(run->connection),
                          .uuid = run->result->uuid,
                          .socket = run->scratch->socket,
+                         .scratch_dir = run->scratch->dir,
                          .budget_ns = run->options->freeze_timeout_ns,
                          .may_freeze = may_freeze(run),
                          .may_pause = may_pause(run)};

@@ -207,19 +207,22 @@ remove_stale(Undo *undo, const char *entry)
 
 /* ---- a dead run ---- */
 
-/* libvirt's daemon may have died with the run, and not know of the job. */
+/* libvirt's daemon may have died with the run, and not know of the job; the guard then ends it as well. */
 static gboolean
 end_job(const Undo *undo, const VmbJournal *journal, gboolean *ended, GError **error)
 {
     *ended = FALSE;
     if (journal->socket == NULL)
         return TRUE;
-    if (vmb_backup_job_end_by_socket(undo->domain, journal->socket, ended, error) &&
-        (*ended || journal->scratch_dir == NULL ||
-         vmb_stray_job_end(undo->domain, journal->scratch_dir, journal->socket, ended, error)))
-        return TRUE;
-    g_prefix_error(error, "%s: the job of a backup that died cannot be ended: ", undo->name);
-    return FALSE;
+    gboolean done = vmb_backup_job_end_by_socket(undo->domain, journal->socket, ended, error);
+    if (done && !*ended && journal->scratch_dir != NULL &&
+        vmb_stray_images_in_use(journal->scratch_dir)) {
+        wait_for_guard(undo->name, journal);
+        done = vmb_stray_job_end(undo->domain, journal->scratch_dir, journal->socket, ended, error);
+    }
+    if (!done)
+        g_prefix_error(error, "%s: the job of a backup that died cannot be ended: ", undo->name);
+    return done;
 }
 
 static gboolean

@@ -3,6 +3,7 @@
 #include "virt/guard.h"
 #include "virt/agent.h"
 #include "virt/backup-job.h"
+#include "virt/stray-job.h"
 #include "virt/call.h"
 #include "virt/guard-parent.h"
 #include "virt/guard-protocol.h"
@@ -42,7 +43,7 @@
 #define LATE_PAUSE_NS (SECOND / 2)
 
 typedef struct {
-    char *uri, *uuid, *socket;
+    char *uri, *uuid, *socket, *scratch_dir;
     guint64 budget_ns;
     gboolean may_freeze, may_pause;
     VmbConnection *connection;
@@ -275,6 +276,19 @@ has_job(Guard *guard)
            info.type != VIR_DOMAIN_JOB_NONE;
 }
 
+/* The daemon has died in the begin as well, and QEMU may have a job of which it knows nothing. */
+static void
+end_stray_job(Guard *guard)
+{
+    gboolean ended = FALSE;
+    g_autoptr(GError) error = NULL;
+    if (!vmb_stray_job_end(guard->domain, guard->scratch_dir, guard->socket, &ended, &error))
+        report(LOG_WARNING, "%s", error->message);
+    else if (ended)
+        report(LOG_NOTICE, "domain '%s': ended a backup job that libvirt had lost",
+               vmb_domain_name(guard->domain));
+}
+
 /* TRUE once there is nothing left to wait for. *@late: until when a job may still begin; it moves
  * on while another one is in its way (to @limit), and while QEMU does not answer. */
 static gboolean
@@ -297,6 +311,8 @@ end_job(Guard *guard, guint64 *late, guint64 limit)
         *late = now + LATE_NS;
     else if (!ended && guard->begin_pending && has_job(guard))
         *late = MIN(now + LATE_NS, limit);
+    if (!ended && guard->begin_pending && now >= *late)
+        end_stray_job(guard);
     return ended || now >= *late;
 }
 
@@ -355,7 +371,7 @@ read_spec(Guard *guard)
     if (got <= 0)
         return FALSE;
     packet[got] = '\0';
-    const char *words[6];
+    const char *words[7];
     gsize at = 0;
     for (gsize i = 0; i < G_N_ELEMENTS(words); i++) {
         if (at >= (gsize)got)
@@ -366,9 +382,10 @@ read_spec(Guard *guard)
     guard->uri = g_strdup(words[0]);
     guard->uuid = g_strdup(words[1]);
     guard->socket = g_strdup(words[2]);
-    guard->may_freeze = strcmp(words[4], "1") == 0;
-    guard->may_pause = strcmp(words[5], "1") == 0;
-    return g_ascii_string_to_unsigned(words[3], 10, 1, 3600 * SECOND, &guard->budget_ns, NULL);
+    guard->scratch_dir = g_strdup(words[3]);
+    guard->may_freeze = strcmp(words[5], "1") == 0;
+    guard->may_pause = strcmp(words[6], "1") == 0;
+    return g_ascii_string_to_unsigned(words[4], 10, 1, 3600 * SECOND, &guard->budget_ns, NULL);
 }
 
 static gboolean
@@ -419,6 +436,7 @@ guard_clear(Guard *guard)
     g_free(guard->uri);
     g_free(guard->uuid);
     g_free(guard->socket);
+    g_free(guard->scratch_dir);
 }
 
 int

@@ -7,8 +7,8 @@
 /* Longest packet either side accepts, in bytes. */
 #define VMB_GUARD_PACKET 65536
 
-/* The first packet is the specification: URI, UUID, socket path, budget in ns (decimal), "1" or "0" for
- * may_freeze, the same for may_pause, each ended by a NUL byte. All others begin with one of these. */
+/* The first packet is the specification: URI, UUID, socket path, scratch directory, budget in ns (decimal), "1" or
+ * "0" for may_freeze, the same for may_pause, each ended by a NUL byte. All others begin with one of these. */
 #define VMB_GUARD_BEGINNING 'B' /* to the guard: from now on the job may begin */
 #define VMB_GUARD_FREEZING 'F'  /* to the guard: the budget runs from now on; answered by ACK */
 #define VMB_GUARD_THAWED 'T'    /* to the guard: the guest is released, and will not freeze late */

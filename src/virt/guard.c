@@ -121,6 +121,7 @@ send_spec(VmbGuard *guard, const VmbGuardSpec *spec, GError **error)
     const char *const words[] = {spec->uri,
                                  spec->uuid,
                                  spec->socket,
+                                 spec->scratch_dir,
                                  budget,
                                  spec->may_freeze ? "1" : "0",
                                  spec->may_pause ? "1" : "0"};

@@ -7,6 +7,7 @@ typedef struct {
     const char *uri;
     const char *uuid;
     const char *socket;   /* identifies our job in its XML */
+    const char *scratch_dir; /* and its images in QEMU */
     guint64 budget_ns;    /* freeze budget */
     gboolean may_freeze;
     gboolean may_pause;

@@ -115,6 +115,24 @@ def test_job_without_record_by_backup(t):
 
 
 @tap.test
+def test_job_without_record_by_guard(t):
+    """The program dies with the daemon: its guard does not leave the guest with a growing scratch image."""
+    bench, repository = lab(t)
+    base = bench.guest.checkpoints()
+    running, _ = repository.pause_at(t, "job-started")
+    bench.host.forget_backup_job("web01")
+    t.equal(len(bench.guest.qmp("query-jobs")), 2)
+    running.kill9()
+    t.eventually(lambda: not bench.guest.qmp("query-jobs"), 60, "the job is ended")
+    bench.wait_no_guard(t)
+    bench.wait_released(t)
+    t.contains(bench.guard_log_text(), "ended a backup job that libvirt had lost")
+    repaired(t, bench, repository, base)
+    nothing_in_qemu(t, bench, "none")
+    repository.plain(t)
+
+
+@tap.test
 def test_killed_in_between(t):
     bench = t.once("bench", Bench)
     for step in ("stray-job-cancelled", "stray-job-ended"):

@@ -222,6 +222,7 @@ do_guard(Driver *driver, char **words, VmbJson *answer, GError **error)
     VmbGuardSpec spec = {vmb_connection_uri(vmb_domain_connection(driver->domain)),
                          vmb_domain_uuid(driver->domain),
                          words[1],
+                         "",
                          g_ascii_strtoull(words[2], NULL, 10) * 1000000,
                          strcmp(words[3], "1") == 0,
                          strcmp(words[4], "1") == 0};
