@@ -327,13 +327,45 @@ why_job_is_gone(VmbBackupRun *run, const GError *error)
         return NULL;
     if (!state.active && run->job == NULL)
         return "the domain was shut down before the backup job began";
-    if (!state.active && run->scratch != NULL && vmb_stray_images_in_use(run->scratch->dir))
-        return "libvirt takes the domain for shut off, which it is not";
     if (!state.active)
         return "the domain was shut down while it was backed up, and the job ended with it";
     if (reading && run->job != NULL && job_is_gone(run))
         return "somebody else ended the backup job";
     return NULL;
+}
+
+/* Why libvirt refuses further jobs, after a begin of which nobody knows the outcome; NULL: it does not. */
+static const char *
+end_uncertain(VmbBackupRun *run)
+{
+    if (run->job == NULL || !vmb_backup_job_is_uncertain(run->job))
+        return NULL;
+    vmb_backup_job_roll_back(run->job);
+    return vmb_backup_job_lost(run->job);
+}
+
+static void
+explain_failure(VmbBackupRun *run, GError **error)
+{
+    const char *lost_job = end_uncertain(run);
+    gboolean lost = run->scratch != NULL &&
+                    vmb_stray_domain_is_lost(run->domain, run->scratch->dir);
+    const char *why = lost ? "libvirt takes the domain for shut off, which it is not"
+                           : why_job_is_gone(run, *error);
+    const char *rest =
+        lost ? "Older points are intact; scratch images and journal are kept. Do not start the "
+               "domain: it runs, perhaps frozen, and backups are refused until libvirt has found "
+               "it again, see vmbackup-recovery(7), \"A job that libvirt has lost\""
+        : lost_job != NULL
+            ? "Nothing is kept of this run, and older points are intact, but "
+            : "Nothing is kept of this run; older points are intact, and the next run goes on "
+              "from them";
+    GError *cause = g_error_new((*error)->domain, (*error)->code, "%s: %s%s%s. %s%s",
+                                run->result->domain, why != NULL ? why : "",
+                                why != NULL ? ": " : "", (*error)->message, rest,
+                                !lost && lost_job != NULL ? lost_job : "");
+    g_clear_error(error);
+    *error = cause;
 }
 
 void
@@ -345,16 +377,13 @@ vmb_backup_explain(VmbBackupRun *run, GError **error)
         g_clear_error(error);
         *error = cause;
     } else if (run->options->cancel != NULL && g_cancellable_is_cancelled(run->options->cancel)) {
+        const char *lost_job = end_uncertain(run);
+        if (lost_job != NULL)
+            vmb_log(VMB_LOG_ERROR, "%s: %s", run->result->domain, lost_job);
         g_clear_error(error);
         vmb_backup_check_cancelled(run, error);
     } else if (run->journal_written && run->published == VMB_UNPUBLISHED) {
-        const char *why = why_job_is_gone(run, *error);
-        cause = g_error_new((*error)->domain, (*error)->code,
-                            "%s: %s%s%s. Nothing is kept of this run; older points are intact, and "
-                            "the next run goes on from them", run->result->domain,
-                            why != NULL ? why : "", why != NULL ? ": " : "", (*error)->message);
-        g_clear_error(error);
-        *error = cause;
+        explain_failure(run, error);
     }
 }
 

@@ -197,7 +197,6 @@ report_consumer(VmbDoctor *doctor, VmbRepoDomain *repo_domain, const char *name)
 {
     g_autoptr(VmbConsumer) consumer = NULL;
     g_autoptr(GError) error = NULL;
-    gboolean exists = TRUE;
     VmbDoctorLine *line = NULL;
     if (!vmb_consumer_read(vmb_repo_domain_fd(repo_domain), name, &consumer, &error)) {
         line = vmb_doctor_say(doctor, VMB_DOCTOR_PROBLEM, NULL, "consumer", "%s: %s", name,
@@ -205,11 +204,13 @@ report_consumer(VmbDoctor *doctor, VmbRepoDomain *repo_domain, const char *name)
     } else if (consumer != NULL) {
         g_autofree char *time = vmb_units_format_time(consumer->time_ns);
         gboolean old = vmb_units_now() - consumer->time_ns > CONSUMER_OLD_NS;
-        if (doctor->domain != NULL)
+        gboolean exists = vmb_checkpoint_is_ours(consumer->checkpoint,
+                                                 vmb_repository_id(doctor->repository));
+        if (exists && doctor->domain != NULL)
             vmb_checkpoint_exists(doctor->domain, consumer->checkpoint, &exists, NULL);
         line = vmb_doctor_say(doctor, exists && !old ? VMB_DOCTOR_OK : VMB_DOCTOR_NOTE, NULL,
                               "consumer", "%s has taken all up to %s%s", name, time,
-                              exists ? "" : "; its checkpoint is gone, so it takes everything next");
+                              exists ? "" : "; it has no checkpoint here, so it takes everything next");
         if (!old)
             return;
     }

@@ -14,6 +14,7 @@
 #include "util/rundir.h"
 #include "virt/checkpoint.h"
 #include "virt/guest-facts.h"
+#include "virt/stray-job.h"
 
 #include <string.h>
 
@@ -297,6 +298,24 @@ check_shut_off(VmbDoctor *doctor, GPtrArray *points)
     check_disks(doctor, info, points);
 }
 
+/* TRUE, and says so, if libvirt only takes it for shut off. */
+static gboolean
+check_lost(VmbDoctor *doctor, VmbRepoDomain *repo_domain)
+{
+    g_autoptr(VmbJournal) journal = NULL;
+    if (repo_domain != NULL)
+        vmb_journal_read(vmb_repo_domain_fd(repo_domain), &journal, NULL);
+    const char *scratch_dir = journal != NULL ? vmb_scratch_of_journal(journal) : NULL;
+    if (scratch_dir == NULL || !vmb_stray_domain_is_lost(doctor->domain, scratch_dir))
+        return FALSE;
+    VmbDoctorLine *line = vmb_doctor_say(
+        doctor, VMB_DOCTOR_PROBLEM, NULL, "domain",
+        "libvirt says that it is shut off, but a QEMU has the scratch images of a dead run open still: libvirt has "
+        "lost the running domain. Do not start it");
+    line->advice = g_strdup("see vmbackup-recovery(7), \"A job that libvirt has lost\"");
+    return TRUE;
+}
+
 static void
 check_domain(VmbDoctor *doctor)
 {
@@ -312,7 +331,8 @@ check_domain(VmbDoctor *doctor)
     g_autoptr(GPtrArray) points = known_points(doctor, &repo_domain);
     vmb_doctor_leftovers(doctor, repo_domain, points);
     if (!state.active) {
-        check_shut_off(doctor, points);
+        if (!check_lost(doctor, repo_domain))
+            check_shut_off(doctor, points);
         return;
     }
     check_job(doctor, repo_domain);

@@ -214,11 +214,11 @@ end_job(const Undo *undo, const VmbJournal *journal, gboolean *ended, GError **e
     *ended = FALSE;
     if (journal->socket == NULL)
         return TRUE;
+    const char *scratch_dir = vmb_scratch_of_journal(journal);
     gboolean done = vmb_backup_job_end_by_socket(undo->domain, journal->socket, ended, error);
-    if (done && !*ended && journal->scratch_dir != NULL &&
-        vmb_stray_images_in_use(journal->scratch_dir)) {
+    if (done && !*ended && scratch_dir != NULL && vmb_stray_images_in_use(scratch_dir)) {
         wait_for_guard(undo->name, journal);
-        done = vmb_stray_job_end(undo->domain, journal->scratch_dir, journal->socket, ended, error);
+        done = vmb_stray_job_end(undo->domain, scratch_dir, journal->socket, ended, error);
     }
     if (!done)
         g_prefix_error(error, "%s: the job of a backup that died cannot be ended: ", undo->name);
@@ -366,16 +366,27 @@ is_reachable(const Undo *undo, const VmbJournal *journal, const char *uri)
     return FALSE;
 }
 
-static void
+/* FALSE: only libvirt has lost it. */
+static gboolean
 undo_gone(Undo *undo, const VmbJournal *journal)
 {
+    const char *scratch_dir = vmb_scratch_of_journal(journal);
     wait_for_guard(undo->name, journal);
+    if (scratch_dir != NULL && vmb_stray_domain_is_lost(NULL, scratch_dir)) {
+        kept(undo,
+             "libvirt does not know it, but a QEMU has the scratch images in %s open still, and "
+             "the guest may be frozen; once libvirt has found it again (vmbackup-recovery(7), \"A "
+             "job that libvirt has lost\"), `vmbackup doctor --repair` goes on",
+             scratch_dir);
+        return FALSE;
+    }
     remove_directory(undo, journal->scratch_dir);
     remove_directory(undo, journal->run_dir);
     removed(undo,
             "what a backup that died (process %" G_GINT64_FORMAT ") had left was removed; the "
             "domain itself is gone",
             journal->pid);
+    return TRUE;
 }
 
 static gboolean
@@ -385,9 +396,8 @@ gone_aside(Undo *undo, const char *uri, GError **error)
     g_autoptr(GPtrArray) journals = vmb_journal_list_aside(fd, error);
     for (guint i = 0; journals != NULL && i < journals->len; i++) {
         const VmbJournal *journal = g_ptr_array_index(journals, i);
-        if (!is_reachable(undo, journal, uri))
+        if (!is_reachable(undo, journal, uri) || !undo_gone(undo, journal))
             continue;
-        undo_gone(undo, journal);
         remove_stale_paths(undo, journal);
         if (!vmb_journal_clear_aside(fd, journal, error))
             return FALSE;
@@ -408,8 +418,8 @@ vmb_reconcile_gone(VmbRepoDomain *repo_domain, const char *uri, const char *name
         return FALSE;
     if (journal != NULL && !is_reachable(&undo, journal, uri))
         return TRUE;
-    if (journal != NULL && journal->nonce != NULL)
-        undo_gone(&undo, journal);
+    if (journal != NULL && journal->nonce != NULL && !undo_gone(&undo, journal))
+        return TRUE;
     /* Checkpoints went with the domain. */
     if (journal != NULL)
         remove_stale_paths(&undo, journal);

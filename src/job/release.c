@@ -334,28 +334,40 @@ check_consumer(const char *domain, const GPtrArray *known, const char *name, GEr
                          list->str);
 }
 
-/* TRUE if its checkpoint is gone. A record that cannot be read does not tell it; doctor then does.
- */
+/* A record that cannot be read does not tell its checkpoint; doctor then does. One of an adopted copy names the
+ * original's. NULL if there is nothing to be deleted; free with g_free(). */
+static char *
+its_checkpoint(Releasing *work, const char *name)
+{
+    g_autoptr(VmbConsumer) consumer = NULL;
+    g_autoptr(GError) error = NULL;
+    if (!vmb_consumer_read(vmb_repo_domain_fd(work->repo_domain), name, &consumer, &error))
+        vmb_reason_add(work->release->reasons, VMB_REASON_LEFTOVERS_KEPT, NULL,
+                       "%s: which checkpoint the consumer '%s' had is not known: %s",
+                       work->release->domain, name, error->message);
+    return consumer != NULL && work->domain != NULL && is_ours(work, consumer->checkpoint)
+               ? g_strdup(consumer->checkpoint)
+               : NULL;
+}
+
 static gboolean
 delete_its_checkpoint(Releasing *work, const char *name, gboolean *gone, GError **error)
 {
-    g_autoptr(VmbConsumer) consumer = NULL;
-    g_autoptr(GError) unreadable = NULL;
     Presence presence = {FALSE, FALSE};
     GPtrArray *checkpoints = work->release->checkpoints;
     guint before = checkpoints->len;
+    g_autofree char *checkpoint = its_checkpoint(work, name);
     *gone = TRUE;
-    if (!vmb_consumer_read(vmb_repo_domain_fd(work->repo_domain), name, &consumer, &unreadable))
-        vmb_reason_add(work->release->reasons, VMB_REASON_LEFTOVERS_KEPT, NULL,
-                       "%s: which checkpoint the consumer '%s' had is not known: %s",
-                       work->release->domain, name, unreadable->message);
-    if (consumer == NULL || work->domain == NULL)
+    if (checkpoint == NULL)
         return TRUE;
-    if (!vmb_checkpoint_exists(work->domain, consumer->checkpoint, &presence.recorded, error))
+    if (!vmb_checkpoint_exists(work->domain, checkpoint, &presence.recorded, error))
         return FALSE;
-    delete_one(work, consumer->checkpoint, &presence);
-    *gone = checkpoints->len == before ||
-            ((VmbReleasedCheckpoint *)checkpoints->pdata[before])->error == NULL;
+    delete_one(work, checkpoint, &presence);
+    if (checkpoints->len == before)
+        return TRUE;
+    if (!work->options->dry_run && !look_again(work, error))
+        return FALSE;
+    *gone = ((VmbReleasedCheckpoint *)checkpoints->pdata[before])->error == NULL;
     return TRUE;
 }
 

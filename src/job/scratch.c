@@ -99,6 +99,16 @@ vmb_scratch_is_of_run(const char *directory, const char *nonce)
     return strlen(nonce) >= NONCE_CHARS && strcmp(name, expected) == 0;
 }
 
+const char *
+vmb_scratch_of_journal(const VmbJournal *journal)
+{
+    return journal->scratch_dir != NULL && journal->nonce != NULL &&
+                   g_path_is_absolute(journal->scratch_dir) &&
+                   vmb_scratch_is_of_run(journal->scratch_dir, journal->nonce)
+               ? journal->scratch_dir
+               : NULL;
+}
+
 gboolean
 vmb_scratch_remove_leftover(const char *directory, GError **error)
 {

@@ -2,6 +2,7 @@
 /* The private directories of one run: scratch images and the socket, and the watch over their space. */
 #pragma once
 #include "job/plan.h"
+#include "repo/journal.h"
 
 /* Where scratch images go without --scratch-dir: /var/lib/vmbackup/scratch for root, else below the
  * user's cache directory. The test variable VMBACKUP_TEST_SCRATCH_DIR names another one. Free with g_free(). */
@@ -39,6 +40,10 @@ gboolean vmb_scratch_create(const VmbScratch *scratch, const VmbPlan *plan,
 
 /* TRUE if @directory has the name that a run with this @nonce gives its directories. */
 gboolean vmb_scratch_is_of_run(const char *directory, const char *nonce);
+
+/* The journal's directory of scratch images, if it has the name that its run gave it; else NULL: any other is none of
+ * our business. Borrowed. */
+const char *vmb_scratch_of_journal(const VmbJournal *journal);
 
 /* Removes the directories of a dead run, if their names are ones that we make. */
 gboolean vmb_scratch_remove_leftover(const char *directory, GError **error);

@@ -34,6 +34,7 @@ struct VmbBackupJob {
     gboolean checkpoint_attempted;
     gboolean keep_checkpoint;
     gboolean rolled_back;
+    char *lost; /* of its begin libvirt has kept a record that refuses all others: a sentence */
     gboolean had_io_error; /* already before the job: not ours to resume */
 };
 
@@ -119,6 +120,12 @@ gboolean
 vmb_backup_job_is_uncertain(VmbBackupJob *job)
 {
     return job->uncertain;
+}
+
+const char *
+vmb_backup_job_lost(VmbBackupJob *job)
+{
+    return job->lost;
 }
 
 gboolean
@@ -319,9 +326,7 @@ end_uncertain(VmbBackupJob *job, GError **error)
         (job->scratch_dir != NULL &&
          !vmb_stray_job_end(job->domain, job->scratch_dir, job->socket, &ended, error)))
         return FALSE;
-    g_autofree char *lost = vmb_domain_lost_job(job->domain);
-    if (lost != NULL)
-        vmb_log(VMB_LOG_ERROR, "domain '%s': %s", vmb_domain_name(job->domain), lost);
+    job->lost = vmb_domain_lost_job(job->domain);
     return TRUE;
 }
 
@@ -370,6 +375,7 @@ vmb_backup_job_free(VmbBackupJob *job)
     vmb_domain_unref(job->domain);
     g_free(job->socket);
     g_free(job->scratch_dir);
+    g_free(job->lost);
     g_free(job->checkpoint);
     g_free(job->xml);
     g_free(job->checkpoint_xml);

@@ -34,6 +34,9 @@ gboolean vmb_backup_job_begin_again(VmbBackupJob *job, const VmbBackupJobSpec *s
                                     GError **error);
 /* TRUE after a begin whose outcome is not known, as libvirt or QEMU did not answer: the job may begin yet. */
 gboolean vmb_backup_job_is_uncertain(VmbBackupJob *job);
+/* After the rollback of such a begin: a sentence if libvirt refuses further jobs by it (vmb_domain_lost_job()), else
+ * NULL. Borrowed. */
+const char *vmb_backup_job_lost(VmbBackupJob *job);
 /* virDomainAbortJob and waiting, for 70 s at most, until libvirt's record of it is gone too; resumes a
  * guest that QEMU paused for an I/O error meanwhile. A job that has ended by itself, or with its domain, is
  * success. Survives a restart of the daemon. A QEMU that does not answer is given up after 45 s. */

@@ -9,8 +9,9 @@
 
 /* A job that is just ending makes libvirt's answer fail for some milliseconds; it is asked again.
  */
-#define JOB_ASK_TRIES 60
 #define JOB_ASK_PAUSE_US (50 * 1000)
+/* A job of another program that is just beginning does so while libvirt makes its images. */
+#define JOB_LOST_TRIES 200
 
 /* QEMU answers within milliseconds. */
 #define OCCUPIED_MS 5000
@@ -128,13 +129,12 @@ describe_lost(VmbDomain *domain)
     if (!vmb_backup_xml_active(domain, &active, &socket, NULL) || active ||
         vmb_domain_is_occupied(domain))
         return NULL;
-    return g_strdup("libvirt has the record of a backup job that does not exist, as its daemon "
-                    "died while the job began, "
-                    "and refuses backups, snapshots and migrations of the domain, and once it is "
-                    "shut off its start; a "
-                    "restart of libvirt's daemon while the domain is shut off ends that, and "
-                    "vmbackup-recovery(7) says how "
-                    "to do without (\"A job that libvirt has lost\")");
+    return g_strdup(
+        "libvirt has the record of a backup job that does not exist, as its daemon died while the "
+        "job began, and refuses backups, snapshots and migrations of the domain, and once it is "
+        "shut off its start (unless another program's backup is just beginning). A restart of "
+        "libvirt's daemon while the domain is shut off ends that, and vmbackup-recovery(7) says "
+        "how to do without (\"A job that libvirt has lost\")");
 }
 
 /* *@lost: libvirt could not tell, all the time. */
@@ -143,7 +143,7 @@ ask_stats(VmbDomain *domain, virTypedParameterPtr *params, int *n, int *type, gb
 {
     int rc = -1;
     *lost = FALSE;
-    for (int i = 0; i < JOB_ASK_TRIES; i++) {
+    for (int i = 0; i < JOB_LOST_TRIES; i++) {
         rc = virDomainGetJobStats(vmb_domain_handle(domain), type, params, n, 0);
         if (rc == 0 || vmb_virt_error_code() != VIR_ERR_INTERNAL_ERROR)
             return rc;
@@ -173,8 +173,12 @@ ask_job(VmbDomain *domain, char **what, GError **error)
     int n = 0, type = VIR_DOMAIN_JOB_NONE, operation = 0;
     gboolean lost = FALSE;
     int rc = ask_stats(domain, &params, &n, &type, &lost);
-    if (lost && (*what = describe_lost(domain)) != NULL)
+    if (lost) {
+        *what = describe_lost(domain);
+        if (*what == NULL)
+            *what = g_strdup("another backup is just beginning or ending");
         return TRUE;
+    }
     if (rc < 0)
         return vmb_virt_error(error, VMB_ERROR_DOMAIN,
                               "cannot ask which job the domain '%s' is running",

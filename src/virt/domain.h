@@ -96,7 +96,7 @@ gboolean vmb_domain_is_occupied(VmbDomain *domain);
 gboolean vmb_domain_check_answers(VmbDomain *domain, GError **error);
 
 /* A sentence, if libvirt keeps the record of a backup job that does not exist, which refuses all others; else
- * NULL. Takes 3 s if so. Free with g_free(). */
+ * NULL. Takes 10 s if so. Free with g_free(). */
 char *vmb_domain_lost_job(VmbDomain *domain);
 
 /* A job, snapshot or migration that forbids a backup now: NULL if none, else a sentence that names it.

@@ -277,16 +277,20 @@ has_job(Guard *guard)
 }
 
 /* The daemon has died in the begin as well, and QEMU may have a job of which it knows nothing. */
-static void
+static gboolean
 end_stray_job(Guard *guard)
 {
     gboolean ended = FALSE;
     g_autoptr(GError) error = NULL;
-    if (!vmb_stray_job_end(guard->domain, guard->scratch_dir, guard->socket, &ended, &error))
+    if (!vmb_stray_job_end(guard->domain, guard->scratch_dir, guard->socket, &ended, &error)) {
         report(LOG_WARNING, "%s", error->message);
-    else if (ended)
+        reconnect(guard, error);
+        return FALSE;
+    }
+    if (ended)
         report(LOG_NOTICE, "domain '%s': ended a backup job that libvirt had lost",
                vmb_domain_name(guard->domain));
+    return TRUE;
 }
 
 /* TRUE once there is nothing left to wait for. *@late: until when a job may still begin; it moves
@@ -311,8 +315,8 @@ end_job(Guard *guard, guint64 *late, guint64 limit)
         *late = now + LATE_NS;
     else if (!ended && guard->begin_pending && has_job(guard))
         *late = MIN(now + LATE_NS, limit);
-    if (!ended && guard->begin_pending && now >= *late)
-        end_stray_job(guard);
+    if (!ended && guard->begin_pending && now >= *late && !end_stray_job(guard))
+        return now >= limit;
     return ended || now >= *late;
 }
 

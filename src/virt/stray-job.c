@@ -11,6 +11,7 @@
 #include "util/units.h"
 
 #include <libvirt/libvirt-qemu.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -18,6 +19,8 @@
 #define CANCEL_NS (30 * G_GUINT64_CONSTANT(1000000000))
 #define CANCEL_PAUSE_US (50 * 1000)
 #define LEAVING_NS (5 * G_GUINT64_CONSTANT(1000000000))
+/* libvirt's own calls give QEMU 30 s. */
+#define BUSY_NS (35 * G_GUINT64_CONSTANT(1000000000))
 #define LEAVING_PAUSE_US (100 * 1000)
 /* What libvirt names the jobs of its backups: "backup-TARGET-NODE". */
 #define JOB_PREFIX "backup-"
@@ -91,32 +94,38 @@ query(const Stray *stray, const char *name, VmbJson *arguments, GError **error)
 
 /* ---- jobs ---- */
 
-static gboolean
-is_backup(VmbJson *job, const char **id, const char **status)
+typedef enum { JOB_OF_OTHERS, JOB_CAN_END, JOB_ENDING, JOB_ENDED } JobState;
+
+static JobState
+judge(VmbJson *job, const char **id)
 {
-    const char *type = NULL;
-    return vmb_json_get_string(job, "type", &type, NULL) && strcmp(type, "backup") == 0 &&
-           vmb_json_get_string(job, "id", id, NULL) && g_str_has_prefix(*id, JOB_PREFIX) &&
-           vmb_json_get_string(job, "status", status, NULL);
+    static const char *const running[] = {"created", "running", "paused", "ready", "standby", NULL};
+    const char *type = NULL, *status = NULL;
+    if (!vmb_json_get_string(job, "type", &type, NULL) || strcmp(type, "backup") != 0 ||
+        !vmb_json_get_string(job, "id", id, NULL) || !g_str_has_prefix(*id, JOB_PREFIX) ||
+        !vmb_json_get_string(job, "status", &status, NULL))
+        return JOB_OF_OTHERS;
+    if (strcmp(status, "concluded") == 0)
+        return JOB_ENDED;
+    return g_strv_contains(running, status) ? JOB_CAN_END : JOB_ENDING;
 }
 
-/* One look at all jobs: those that run are told to end, those that have ended are dismissed.
- * *@left: there were any. libvirt runs one backup of a domain at a time, so that these are all of
- * the same begin. */
+/* One look at all jobs: those that run are told to end, those that have ended are dismissed; what has become
+ * of them shows at the next look. *@left: there were any. libvirt runs one backup of a domain at a time, so that
+ * these are all of the same begin. */
 static gboolean
-end_jobs_once(const Stray *stray, gboolean cancel, gboolean *left, GError **error)
+end_jobs_once(const Stray *stray, gboolean *left, GError **error)
 {
     *left = FALSE;
     g_autoptr(VmbJson) jobs = query(stray, "query-jobs", NULL, error);
     for (gsize i = 0; jobs != NULL && i < json_object_array_length(jobs); i++) {
-        const char *id = NULL, *status = NULL;
-        if (!is_backup(json_object_array_get_idx(jobs, i), &id, &status))
-            continue;
-        gboolean concluded = strcmp(status, "concluded") == 0;
-        *left = TRUE;
-        if ((concluded || cancel) &&
-            !command_on(stray, concluded ? "job-dismiss" : "job-cancel", "id", id, error))
-            return FALSE;
+        const char *id = NULL;
+        g_autoptr(GError) local = NULL;
+        JobState state = judge(json_object_array_get_idx(jobs, i), &id);
+        *left |= state != JOB_OF_OTHERS;
+        if ((state == JOB_CAN_END && !command_on(stray, "job-cancel", "id", id, &local)) ||
+            (state == JOB_ENDED && !command_on(stray, "job-dismiss", "id", id, &local)))
+            vmb_debug("%s", local->message);
     }
     return jobs != NULL;
 }
@@ -126,19 +135,17 @@ end_jobs(const Stray *stray, GError **error)
 {
     guint64 deadline = vmb_units_monotonic() + CANCEL_NS;
     gboolean left = FALSE;
-    if (!end_jobs_once(stray, TRUE, &left, error) || !vmb_fault_point("stray-job-cancelled", error))
+    if (!end_jobs_once(stray, &left, error) || !vmb_fault_point("stray-job-cancelled", error))
         return FALSE;
     while (left) {
-        if (!end_jobs_once(stray, FALSE, &left, error))
+        if (vmb_units_monotonic() > deadline)
+            return vmb_error_set(error, VMB_ERROR_FAILED,
+                                 "domain '%s': a backup job that libvirt does not know runs in "
+                                 "QEMU, and does not end; a stop of the domain ends it",
+                                 vmb_domain_name(stray->domain));
+        g_usleep(CANCEL_PAUSE_US);
+        if (!end_jobs_once(stray, &left, error))
             return FALSE;
-        if (left && vmb_units_monotonic() > deadline)
-            return vmb_error_set(
-                error, VMB_ERROR_FAILED,
-                "domain '%s': a backup job that libvirt does not know runs in QEMU, and does "
-                "not end; a stop of the domain ends it",
-                vmb_domain_name(stray->domain));
-        if (left)
-            g_usleep(CANCEL_PAUSE_US);
     }
     return TRUE;
 }
@@ -252,62 +259,86 @@ gboolean
 vmb_stray_images_in_use(const char *scratch_dir)
 {
     g_autofree char *own = g_strdup_printf("%d", (int)getpid());
+    char *real = realpath(scratch_dir, NULL);
     g_autoptr(GDir) dir = g_dir_open("/proc", 0, NULL);
+    gboolean found = real != NULL && is_locked(real);
     const char *pid;
-    if (!g_file_test(scratch_dir, G_FILE_TEST_IS_DIR))
-        return FALSE;
-    if (is_locked(scratch_dir))
-        return TRUE;
     /* What is only prepared for a job is open, and not locked. */
-    while (dir != NULL && (pid = g_dir_read_name(dir)) != NULL)
-        if (g_ascii_isdigit(pid[0]) && strcmp(pid, own) != 0 && has_open(pid, scratch_dir))
+    while (real != NULL && !found && dir != NULL && (pid = g_dir_read_name(dir)) != NULL)
+        found = g_ascii_isdigit(pid[0]) && strcmp(pid, own) != 0 && has_open(pid, real);
+    free(real);
+    return found;
+}
+
+/* Also after a QEMU that ends has had the time to close them. */
+static gboolean
+stay_in_use(const char *scratch_dir)
+{
+    guint64 deadline = vmb_units_monotonic() + LEAVING_NS;
+    while (vmb_stray_images_in_use(scratch_dir)) {
+        if (vmb_units_monotonic() > deadline)
             return TRUE;
+        g_usleep(LEAVING_PAUSE_US);
+    }
     return FALSE;
 }
 
-/* A QEMU that ends has its images open for some instants more; one that libvirt has lost goes on.
- */
+/* For libvirt; while it says SHUTDOWN, there is still one that ends. */
 static gboolean
-check_not_lost(const Stray *stray, GError **error)
+has_no_qemu(VmbDomain *domain)
 {
-    guint64 deadline = vmb_units_monotonic() + LEAVING_NS;
-    while (vmb_stray_images_in_use(stray->scratch_dir)) {
-        if (vmb_units_monotonic() > deadline)
-            return vmb_error_set(error, VMB_ERROR_FAILED,
-                                 "domain '%s': libvirt says that it is shut off, but a QEMU has "
-                                 "the scratch images in %s open "
-                                 "still: libvirt's daemon has died while a backup job began, and "
-                                 "has lost the running domain. "
-                                 "Do not start it; vmbackup-recovery(7) says how libvirt finds it "
-                                 "again (\"A job that libvirt has "
-                                 "lost\")",
-                                 vmb_domain_name(stray->domain), stray->scratch_dir);
-        g_usleep(LEAVING_PAUSE_US);
-    }
-    return TRUE;
+    VMB_DOMAIN_CALL(domain);
+    int active = virDomainIsActive(vmb_domain_handle(domain));
+    return active == 0 || (active < 0 && vmb_virt_error_code() == VIR_ERR_NO_DOMAIN);
 }
 
-/* What libvirt knows of is not for us to end. */
-static gboolean
-is_known(VmbDomain *domain, gboolean *known, GError **error)
+gboolean
+vmb_stray_domain_is_lost(VmbDomain *domain, const char *scratch_dir)
 {
-    g_autofree char *socket = NULL;
-    if (!vmb_backup_xml_active(domain, known, &socket, error))
-        return FALSE;
-    *known |= vmb_domain_is_occupied(domain);
-    return TRUE;
+    return (domain == NULL || has_no_qemu(domain)) && stay_in_use(scratch_dir);
+}
+
+static gboolean
+lost_error(const Stray *stray, GError **error)
+{
+    return vmb_error_set(
+        error, VMB_ERROR_FAILED,
+        "domain '%s': libvirt says that it is shut off, but a QEMU has the scratch images in %s "
+        "open still: libvirt's daemon has died while a backup job began, and has lost the running "
+        "domain. Do not start it; vmbackup-recovery(7) says how libvirt finds it again (\"A job "
+        "that libvirt has lost\")",
+        vmb_domain_name(stray->domain), stray->scratch_dir);
 }
 
 static gboolean
 end_found(const Stray *stray, const GPtrArray *nodes, GError **error)
 {
     vmb_warning("domain '%s': libvirt's daemon has died while a backup job began, and QEMU has the "
-                "job or what "
-                "was prepared for it still; that is ended by QEMU's monitor",
+                "job or what was prepared for it still; that is ended by QEMU's monitor",
                 vmb_domain_name(stray->domain));
     return end_jobs(stray, error) &&
            (!listens(stray->socket) || command(stray, "nbd-server-stop", NULL, NULL, error)) &&
            drop_nodes(stray, nodes, error) && vmb_fault_point("stray-job-ended", error);
+}
+
+/* QEMU is there and answers, and libvirt has no backup. */
+static gboolean
+end_unknown(const Stray *stray, gboolean *ended, GError **error)
+{
+    gboolean active = FALSE;
+    g_autofree char *socket = NULL;
+    if (!vmb_backup_xml_active(stray->domain, &active, &socket, error))
+        return FALSE;
+    if (active)
+        return vmb_error_set(error, VMB_ERROR_LOCKED,
+                             "domain '%s': another backup job is active, and QEMU has the scratch "
+                             "images in %s open still; that can be ended once the job is over",
+                             vmb_domain_name(stray->domain), stray->scratch_dir);
+    g_autoptr(GPtrArray) nodes = find_nodes(stray, error);
+    if (nodes == NULL || (nodes->len > 0 && !end_found(stray, nodes, error)))
+        return FALSE;
+    *ended = nodes->len > 0;
+    return TRUE;
 }
 
 gboolean
@@ -315,22 +346,23 @@ vmb_stray_job_end(VmbDomain *domain, const char *scratch_dir, const char *socket
                   GError **error)
 {
     Stray stray = {domain, scratch_dir, socket};
+    guint64 deadline = vmb_units_monotonic() + BUSY_NS;
     VmbDomainState state;
-    gboolean known = FALSE;
     *ended = FALSE;
-    if (!vmb_stray_images_in_use(scratch_dir))
-        return TRUE;
-    if (!vmb_domain_state(domain, &state, error))
-        return FALSE;
-    if (!state.active)
-        return check_not_lost(&stray, error);
-    if (!is_known(domain, &known, error))
-        return FALSE;
-    if (known)
-        return TRUE;
-    g_autoptr(GPtrArray) nodes = find_nodes(&stray, error);
-    if (nodes == NULL || (nodes->len > 0 && !end_found(&stray, nodes, error)))
-        return FALSE;
-    *ended = nodes->len > 0;
+    while (vmb_stray_images_in_use(scratch_dir)) {
+        if (vmb_stray_domain_is_lost(domain, scratch_dir))
+            return lost_error(&stray, error);
+        if (!vmb_domain_state(domain, &state, error))
+            return FALSE;
+        /* Somebody's question to QEMU passes; the end of a QEMU as well. */
+        if (state.active && !vmb_domain_is_occupied(domain))
+            return end_unknown(&stray, ended, error);
+        if (vmb_units_monotonic() > deadline)
+            return vmb_error_set(error, VMB_ERROR_FAILED,
+                                 "domain '%s': QEMU has the scratch images in %s open still, and "
+                                 "does not answer",
+                                 vmb_domain_name(domain), scratch_dir);
+        g_usleep(LEAVING_PAUSE_US);
+    }
     return TRUE;
 }

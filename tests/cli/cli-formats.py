@@ -12,7 +12,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 from points import UUID, contents, directory, repository  # noqa: E402
-from vmbtest import tap  # noqa: E402
+from vmbtest import sealed, tap  # noqa: E402
 from vmbtest.vmbackup import Tool  # noqa: E402
 
 FROZEN = os.path.join(HERE, "..", "repositories")
@@ -202,23 +202,11 @@ def test_other_reader_and_folds(t):
         compare_reader(t, tool)
 
 
-def reseal(path, change):
-    """Changes a document, with a digest that is right."""
-    with open(path, encoding="utf-8") as file:
-        document = json.load(file)
-    document.pop("digest", None)
-    change(document)
-    text = json.dumps(document)[:-1]
-    with open(path, "w", encoding="utf-8") as file:
-        file.write('%s,\n  "digest":"sha256:%s"\n}\n' % (
-            text, hashlib.sha256(text.encode()).hexdigest()))
-
-
 @tap.test
 def test_newer_repository(t):
     """A format that is not known: refused by each verb, and nothing at all is changed."""
     tool = repository(t)
-    reseal(os.path.join(tool.repo, "repository.json"), lambda d: d.update(format=3))
+    sealed.change(os.path.join(tool.repo, "repository.json"), lambda d: d.update(format=3))
     before = tree(tool.repo)
     other = os.path.join(directory(t), "other")
     for words in (["list"], ["show", "web01"], ["verify"], ["prune", "--keep-last", "1"],
@@ -233,7 +221,7 @@ def test_newer_point(t):
     """A manifest that is not known: its point is not read, and not dropped."""
     tool = repository(t)
     path = os.path.join(tool.repo, "domains", UUID, "points", "20261121T020002Z")
-    reseal(os.path.join(path, "manifest.json"), lambda d: d.update(format=99))
+    sealed.change(os.path.join(path, "manifest.json"), lambda d: d.update(format=99))
     before = tree(path)
     tool.run("restore", "web01/20261121T020002Z", "--to", os.path.join(directory(t), "to")).expect(10)
     tool.run("prune", "--keep-last", "1")

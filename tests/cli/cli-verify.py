@@ -3,7 +3,6 @@
 """Verification: what it finds and whom that concerns, which points have their turn, what is kept."""
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ import tempfile
 from datetime import datetime, timezone
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from vmbtest import tap  # noqa: E402
+from vmbtest import sealed, tap  # noqa: E402
 from vmbtest.vmbackup import Tool  # noqa: E402
 
 BLOCK = 65536
@@ -61,12 +60,7 @@ def path_of(tool, point, *name, number=1):
 
 def change_manifest(tool, point, number=1, **members):
     path = path_of(tool, point, "manifest.json", number=number)
-    with open(path, encoding="utf-8") as file:
-        document = dict(json.load(file), **members)
-    document.pop("digest")
-    text = json.dumps(document, indent=2)[:-2].encode()
-    with open(path, "wb") as file:
-        file.write(text + b',\n  "digest":"sha256:%s"\n}\n' % hashlib.sha256(text).hexdigest().encode())
+    sealed.change(path, lambda document: document.update(members))
 
 
 def made_at(tool, number, clock, n=3):

@@ -3,7 +3,7 @@
 
 import signal
 
-from common import libvirt, process, tap
+from common import libvirt, process
 
 
 def die(t, bench, repository, step="disk-data", guard=True, more=()):

@@ -274,7 +274,7 @@ def ends_while_frozen(t, end):
     running, go = repository.pause_at(t, "frozen")
     end(bench.guest)
     go()
-    running.wait().expect((1, 21)).says("web01", "shut")
+    running.wait().expect((1, 21)).says("web01", "shut down")
     t.equal(repository.new_points(), [])
     t.equal(repository.left(), [], "left in the repository")
     t.equal(bench.leftovers(), [], "left behind")

@@ -3,9 +3,13 @@
 """libvirt's daemon dies in the middle of beginning a job: QEMU has one, or libvirt takes it to have one."""
 
 import os
+import shutil
 import signal
+import threading
+import time
 
 from common import Bench, libvirt, process, tap
+from vmbtest import sealed
 from dead_runs import die, doctor, forget_record, new_checkpoint, no_trace, repaired, told
 
 LOST = "the record of a backup job that does not exist"
@@ -37,7 +41,9 @@ def begin_without_end(t, bench, repository):
 def lost(t, bench, repository):
     """A run whose begin was lost; what is said of it, then and later."""
     base = bench.guest.checkpoints()
-    begin_without_end(t, bench, repository).expect(20).says(LOST, "older points are intact")
+    result = begin_without_end(t, bench, repository).expect(20)
+    result.says(LOST, "older points are intact", "vmbackup-recovery(7)")
+    t.contains(result.json_lines[0]["error"]["message"], LOST)
     repository.assert_no_point(t, base)
     t.eventually(bench.thawed, 20, "the guest is thawed")
     t.equal(bench.leftovers(), [])
@@ -50,8 +56,6 @@ def lost(t, bench, repository):
 def test_record_without_job(t):
     bench, repository = lab(t)
     lost(t, bench, repository)
-    bench.host.restart()
-    repository.run().expect(11).says(LOST)
     bench.host.forget_backup_job("web01")
     bench.guest.assert_healthy()
     bench.write(t.random)
@@ -62,7 +66,7 @@ def test_record_without_job(t):
 def test_record_without_job_and_domain_off(t):
     """The other way out; a start alone would be refused."""
     bench, repository = lab(t)
-    lost(t, bench, repository)
+    begin_without_end(t, bench, repository).expect(20).says(LOST)
     bench.guest.destroy()
     bench.host.restart()
     bench.guest.start()
@@ -120,6 +124,8 @@ def test_job_without_record_by_guard(t):
     bench, repository = lab(t)
     base = bench.guest.checkpoints()
     running, _ = repository.pause_at(t, "job-started")
+    name = new_checkpoint(bench, base)
+    forget_record(bench, name)
     bench.host.forget_backup_job("web01")
     t.equal(len(bench.guest.qmp("query-jobs")), 2)
     running.kill9()
@@ -128,7 +134,7 @@ def test_job_without_record_by_guard(t):
     bench.wait_released(t)
     t.contains(bench.guard_log_text(), "ended a backup job that libvirt had lost")
     repaired(t, bench, repository, base)
-    nothing_in_qemu(t, bench, "none")
+    nothing_in_qemu(t, bench, name)
     repository.plain(t)
 
 
@@ -163,6 +169,61 @@ def test_only_prepared(t):
     repository.plain(t)
 
 
+@tap.test
+def test_busy_qemu(t):
+    """Somebody asks QEMU something just then, which it does not answer yet: that is waited for."""
+    bench, repository = lab(t)
+    base, name = forgotten(t, bench, repository)
+    pid = bench.guest.qemu_pid
+    os.kill(pid, signal.SIGSTOP)
+    t.defer(process.kill, pid, signal.SIGCONT)
+    other = threading.Thread(target=bench.guest.bitmaps, args=("vda",))
+    other.start()
+    running = repository.tool.start("doctor", "--repair", "web01")
+    time.sleep(2)
+    t.ok(running.running(), "it did not wait")
+    os.kill(pid, signal.SIGCONT)
+    other.join()
+    running.wait().expect(0)
+    nothing_in_qemu(t, bench, name)
+    repository.assert_no_point(t, base)
+    repository.plain(t)
+
+
+@tap.test
+def test_only_prepared_behind_a_link(t):
+    """The kernel tells other names of the images than we do."""
+    bench, repository = lab(t)
+    link = bench.host.path("tmp", "link")
+    os.symlink(bench.scratch, link)
+    t.defer(os.unlink, link)
+    running, _ = repository.pause_at(t, "guard-armed", "--scratch-dir", link)
+    (scratch,) = os.listdir(bench.scratch)
+    bench.guest.qmp("blockdev-add", driver="file", node_name="spare", read_only=True,
+                    filename=os.path.join(link, scratch, "vda.qcow2"))
+    running.kill9()
+    running.wait()
+    bench.wait_no_guard(t)
+    repository.tool.run("doctor", "--repair", "web01").expect(0)
+    nothing_in_qemu(t, bench, "none")
+    repository.plain(t)
+
+
+@tap.test
+def test_journal_names_something_else(t):
+    """A directory that is none of a run's, although QEMU has it open, is nobody's business."""
+    bench, repository = lab(t)
+    die(t, bench, repository, "guard-armed")
+    images = os.path.dirname(bench.guest.disk_path("vda"))
+    sealed.change(os.path.join(repository.domain, "journal"),
+                  lambda journal: journal.update(scratch_dir=images))
+    result = repository.run().expect(0)
+    result.says("none that we make")
+    bench.guest.assert_healthy()
+    for directory in bench.leftovers():
+        shutil.rmtree(directory)
+
+
 # libvirt cannot read its own record, and the domain is gone for it.
 
 @tap.test
@@ -181,6 +242,9 @@ def test_domain_lost(t):
     lines = doctor(t, repository, "--repair", status=1)
     t.ok(told(lines, "Do not start it", grade="problem"), lines)
     t.equal(bench.leftovers(), left)
+    looked = repository.tool.run("doctor", "web01").expect(1).out
+    t.contains(looked, "Do not start it")
+    t.ok("it is shut off; a backup reads" not in looked, looked)
     bench.host.forget_backup_job("web01")
     t.eventually(bench.guest.is_active, 20, "libvirt finds the domain")
     t.equal(bench.guest.qemu_pid, pid)

@@ -46,7 +46,7 @@ def guest_ends(t, how, step):
         result.expect(0)
         repository.expect_point(t, content, "incremental")
     else:
-        result.expect((1, 21)).says("web01", "shut", "older points are intact")
+        result.expect((1, 21)).says("web01", "shut down", "older points are intact")
         t.equal(repository.new_points(), [])
     t.ok("staging" not in repository.left(), "staging is left")
     t.equal(bench.leftovers(), [], "left behind")

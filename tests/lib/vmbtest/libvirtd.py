@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A libvirt daemon of the test's own, as root, invisible to the machine's and to other tests."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -290,6 +291,20 @@ class PrivateLibvirt:
             process.kill(self.pid)
             process.wait_gone([self.pid], 20)
         self.pid = None
+        self._wait_for_pid_file(20)
+
+    def _wait_for_pid_file(self, timeout):
+        """The main thread of a killed daemon is gone before the others, and they hold the lock on it."""
+        deadline, path = time.monotonic() + timeout, self.path("run/libvirtd.pid")
+        if not os.path.exists(path):
+            return
+        with open(path, "r+", encoding="ascii") as file:
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except OSError:
+                    time.sleep(0.02)
 
     def stop(self, timeout=20):
         """Ends the daemon in order; guests go on running."""
