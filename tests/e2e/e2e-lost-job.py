@@ -255,6 +255,29 @@ def test_domain_lost(t):
     repository.plain(t)
 
 
+@tap.test
+def test_transient_domain_lost(t):
+    """For libvirt it has never been there; what is left of its run stays all the same."""
+    bench = Bench(t, transient=True)
+    repository = bench.fresh(t, t.name)
+    base, pid = bench.guest.checkpoints(), bench.guest.qemu_pid
+    die(t, bench, repository, "frozen")
+    running_job(t, bench)
+    bench.host.edit_state("web01", r"s/ state='running' type='file'/ type='file'/")
+    t.equal(bench.host.conn.listAllDomains(0), [], "libvirt has found the domain")
+    left = bench.leftovers()
+    lines = doctor(t, repository, "--repair", status=1, name=bench.guest.uuid)
+    t.ok(told(lines, "a QEMU has the scratch images", grade="problem"), lines)
+    t.equal(bench.leftovers(), left)
+    t.ok(process.alive(pid), "QEMU has ended")
+    bench.host.forget_backup_job("web01")
+    t.eventually(bench.guest.is_active, 20, "libvirt finds the domain")
+    lines = repaired(t, bench, repository, base)
+    t.ok(told(lines, "still frozen by a backup that died; it is thawed", grade="ok"), lines)
+    nothing_in_qemu(t, bench, "none")
+    repository.plain(t)
+
+
 def running_job(t, bench):
     """One on the scratch images of the run that has died, without a checkpoint."""
     (scratch,) = [path for path in bench.leftovers() if path.startswith(bench.scratch)]
