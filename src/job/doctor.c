@@ -8,6 +8,8 @@
 #include "job/scratch-space.h"
 #include "job/scratch.h"
 #include "repo/journal.h"
+#include "repo/layout.h"
+#include "repo/lock.h"
 #include "util/error.h"
 #include "util/fsio.h"
 #include "util/log.h"
@@ -260,7 +262,15 @@ check_disks(VmbDoctor *doctor, VmbDomainInfo *info, GPtrArray *points)
     check_records(doctor, info, points);
 }
 
-static void
+static gboolean
+is_at_work(VmbRepoDomain *repo_domain)
+{
+    return repo_domain != NULL &&
+           vmb_lock_holder(vmb_repo_domain_fd(repo_domain), VMB_LAYOUT_LOCK) > 0;
+}
+
+/* TRUE if there is a job, other than that of a dead run. */
+static gboolean
 check_job(VmbDoctor *doctor, VmbRepoDomain *repo_domain)
 {
     g_autoptr(GError) error = NULL;
@@ -274,6 +284,7 @@ check_job(VmbDoctor *doctor, VmbRepoDomain *repo_domain)
         say(doctor, VMB_DOCTOR_PROBLEM, NULL, "job", "%s", error->message);
     else if (what != NULL && !ours)
         say(doctor, VMB_DOCTOR_PROBLEM, NULL, "job", "busy, a backup would be refused: %s", what);
+    return what != NULL && (!ours || is_at_work(repo_domain));
 }
 
 /* Its images are read without it. */
@@ -335,7 +346,7 @@ check_domain(VmbDoctor *doctor)
             check_shut_off(doctor, points);
         return;
     }
-    check_job(doctor, repo_domain);
+    gboolean job = check_job(doctor, repo_domain);
     g_autoptr(VmbDomainInfo) info = vmb_domain_inspect(doctor->domain, &error);
     if (info == NULL) {
         say(doctor, VMB_DOCTOR_PROBLEM, NULL, "domain", "%s", error->message);
@@ -345,7 +356,11 @@ check_domain(VmbDoctor *doctor)
         check_agent(doctor, info);
     else
         say(doctor, VMB_DOCTOR_NOTE, NULL, "agent", "the domain is paused; the agent is not asked");
-    check_disks(doctor, info, points);
+    /* Looking at bitmaps lets QEMU wait for whoever reads from the job, and the guest with it. */
+    if (!job)
+        check_disks(doctor, info, points);
+    else
+        say(doctor, VMB_DOCTOR_NOTE, NULL, "disk", "the disks are not looked at while a job is active");
     check_places(doctor, info);
     check_security(doctor, info);
 }
