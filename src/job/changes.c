@@ -305,7 +305,8 @@ compare_window(Comparison *comparison, guint64 index, GError **error)
         guint64 offset = b->window->offset + (guint64)i * VMB_BLOCK_SIZE;
         Verdict verdict;
         if (!compare_block(comparison, i, offset, &verdict, error) ||
-            (verdict != SAME && !vmb_change_ranges_add(&comparison->ranges, offset, verdict == NOW_ZERO, error)))
+            (verdict != SAME &&
+             !vmb_change_ranges_add(&comparison->ranges, offset, verdict == NOW_ZERO, error)))
             return FALSE;
     }
     return TRUE;

@@ -341,6 +341,14 @@ end_attempted(VmbBackupJob *job, GError **error)
     return vmb_backup_job_end_by_socket(job->domain, job->socket, NULL, error);
 }
 
+/* With its domain a job has ended, unless only libvirt has lost that. */
+static gboolean
+may_go_on(const VmbBackupJob *job, const GError *error)
+{
+    return !g_error_matches(error, VMB_ERROR, VMB_ERROR_DOMAIN) ||
+           (job->scratch_dir != NULL && vmb_stray_domain_is_lost(job->domain, job->scratch_dir));
+}
+
 /* Where a rollback fails, the next run finds the leftovers by its journal. */
 gboolean
 vmb_backup_job_roll_back(VmbBackupJob *job)
@@ -351,7 +359,7 @@ vmb_backup_job_roll_back(VmbBackupJob *job)
     job->rolled_back = TRUE;
     if (job->job_attempted) {
         gboolean ended = end_attempted(job, &job_error);
-        job->job_attempted = !ended && !g_error_matches(job_error, VMB_ERROR, VMB_ERROR_DOMAIN);
+        job->job_attempted = !ended && may_go_on(job, job_error);
         if (job->job_attempted) {
             vmb_log(VMB_LOG_ERROR, "%s", job_error->message);
             return FALSE;

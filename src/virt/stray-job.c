@@ -18,6 +18,7 @@
 /* A cancelled job ends at once, but for requests that are under way. */
 #define CANCEL_NS (30 * G_GUINT64_CONSTANT(1000000000))
 #define CANCEL_PAUSE_US (50 * 1000)
+/* A QEMU that ends closes its images within that. */
 #define LEAVING_NS (5 * G_GUINT64_CONSTANT(1000000000))
 /* libvirt's own calls give QEMU 30 s. */
 #define BUSY_NS (35 * G_GUINT64_CONSTANT(1000000000))
@@ -205,7 +206,8 @@ find_nodes(const Stray *stray, GError **error)
     for (gsize i = 0; i < json_object_array_length(nodes); i++) {
         VmbJson *node = json_object_array_get_idx(nodes, i);
         const char *name = NULL, *driver = NULL, *file = NULL;
-        if (vmb_json_get_string(node, "node-name", &name, NULL) &&
+        /* Names that QEMU has made up, with a '#', are of nodes that go with those above them. */
+        if (vmb_json_get_string(node, "node-name", &name, NULL) && name[0] != '#' &&
             vmb_json_get_string(node, "drv", &driver, NULL) &&
             vmb_json_get_string(node, "file", &file, NULL) && is_scratch(stray, file))
             g_ptr_array_insert(names, strcmp(driver, "file") == 0 ? -1 : 0, g_strdup(name));
@@ -288,8 +290,10 @@ static gboolean
 has_no_qemu(VmbDomain *domain)
 {
     VMB_DOMAIN_CALL(domain);
-    int active = virDomainIsActive(vmb_domain_handle(domain));
-    return active == 0 || (active < 0 && vmb_virt_error_code() == VIR_ERR_NO_DOMAIN);
+    /* Its handle may be of the daemon that has died. */
+    if (!vmb_domain_refresh(domain, NULL))
+        return vmb_virt_error_code() == VIR_ERR_NO_DOMAIN;
+    return virDomainIsActive(vmb_domain_handle(domain)) == 0;
 }
 
 gboolean

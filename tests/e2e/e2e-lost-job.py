@@ -2,14 +2,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """libvirt's daemon dies in the middle of beginning a job: QEMU has one, or libvirt takes it to have one."""
 
+import glob
+import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 
 from common import Bench, libvirt, process, tap
 from vmbtest import sealed
+from vmbtest.libvirtd import PrivateLibvirt
 from dead_runs import die, doctor, forget_record, new_checkpoint, no_trace, repaired, told
 
 LOST = "the record of a backup job that does not exist"
@@ -20,20 +24,33 @@ def lab(t):
     return bench, bench.fresh(t, t.name)
 
 
+@tap.test
+def test_manual(t):
+    """What mends libvirt in these tests is what the manual says."""
+    page = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../man/vmbackup-recovery.7.pod")
+    with open(page, encoding="utf-8") as file:
+        text = file.read()
+    for line in PrivateLibvirt.WITHOUT_BACKUP_JOB:
+        t.contains(text, line)
+
+
 # The record is left, of no job.
 
-def begin_without_end(t, bench, repository):
-    """The daemon dies while it waits for QEMU's first answer in the begin. Returns the run's Result."""
-    pid = bench.guest.qemu_pid
-    running, go = repository.pause_at(t, "frozen")
+def kill_in_begin(t, bench, go):
+    pid, dom = bench.guest.qemu_pid, bench.guest.dom
     os.kill(pid, signal.SIGSTOP)
     t.defer(process.kill, pid, signal.SIGCONT)
     go()
-    dom = bench.guest.dom
     t.eventually(lambda: dom.controlInfo()[0] != libvirt.VIR_DOMAIN_CONTROL_OK, 20,
                  "the job begins", 0.01)
     bench.host.kill9()
     os.kill(pid, signal.SIGCONT)
+
+
+def begin_without_end(t, bench, repository):
+    """The daemon dies while it waits for QEMU's first answer in the begin. Returns the run's Result."""
+    running, go = repository.pause_at(t, "frozen")
+    kill_in_begin(t, bench, go)
     bench.host.start()
     return running.wait()
 
@@ -90,12 +107,14 @@ def forgotten(t, bench, repository):
     return base, name
 
 
-def nothing_in_qemu(t, bench, name):
+def nothing_in_qemu(t, bench, name=None):
+    """Nor a bitmap of this name."""
     t.equal(bench.guest.qmp("query-jobs"), [])
     t.equal(bench.guest.qmp("query-block-exports"), [])
     nodes = [node["file"] for node in bench.guest.qmp("query-named-block-nodes", flat=True)]
     t.equal([file for file in nodes if bench.scratch in file], [], "scratch images in QEMU")
-    no_trace(t, bench, name)
+    if name is not None:
+        no_trace(t, bench, name)
 
 
 @tap.test
@@ -165,7 +184,7 @@ def test_only_prepared(t):
                         filename=os.path.join(scratch, target + ".qcow2"), read_only=True)
     lines = repaired(t, bench, repository, base)
     t.ok(told(lines, "a backup that died", "its job ended", grade="ok"), lines)
-    nothing_in_qemu(t, bench, "none")
+    nothing_in_qemu(t, bench)
     repository.plain(t)
 
 
@@ -205,7 +224,7 @@ def test_only_prepared_behind_a_link(t):
     running.wait()
     bench.wait_no_guard(t)
     repository.tool.run("doctor", "--repair", "web01").expect(0)
-    nothing_in_qemu(t, bench, "none")
+    nothing_in_qemu(t, bench)
     repository.plain(t)
 
 
@@ -250,7 +269,7 @@ def test_domain_lost(t):
     t.equal(bench.guest.qemu_pid, pid)
     lines = repaired(t, bench, repository, base)
     t.ok(told(lines, "still frozen by a backup that died; it is thawed", grade="ok"), lines)
-    nothing_in_qemu(t, bench, "none")
+    nothing_in_qemu(t, bench)
     bench.guest.assert_healthy()
     repository.plain(t)
 
@@ -274,8 +293,74 @@ def test_transient_domain_lost(t):
     t.eventually(bench.guest.is_active, 20, "libvirt finds the domain")
     lines = repaired(t, bench, repository, base)
     t.ok(told(lines, "still frozen by a backup that died; it is thawed", grade="ok"), lines)
-    nothing_in_qemu(t, bench, "none")
+    nothing_in_qemu(t, bench)
     repository.plain(t)
+
+
+def qmp_without_libvirt(bench, command, **arguments):
+    """On QEMU's own socket, while no daemon is there."""
+    (path,) = glob.glob(bench.host.outside("/var/lib/libvirt/qemu/domain-*/monitor.sock"))
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        with connection.makefile("rw") as lines:
+            lines.readline()
+            for request in ({"execute": "qmp_capabilities"},
+                            {"execute": command, "arguments": arguments}):
+                lines.write(json.dumps(request) + "\n")
+                lines.flush()
+                answer = json.loads(lines.readline())
+                while "event" in answer:
+                    answer = json.loads(lines.readline())
+    return answer["return"]
+
+
+# As it is saved in the middle of a begin, by a daemon that cannot read it then.
+HALF = ("<backups>", "<domainbackup mode='pull'>", "<server transport='unix' socket='/nowhere'/>",
+        "<disks>", "<disk name='vda' backup='yes' type='file'>", "<scratch file='/nowhere'/>",
+        "</disk>", "</disks>", "</domainbackup>", "</backups>", "<devices>")
+
+
+def lose_domain(t, bench, repository):
+    """A run that lives while libvirt loses its domain. Returns its Result."""
+    pid = bench.guest.qemu_pid
+    running, go = repository.pause_at(t, "frozen")
+    (scratch,) = [path for path in bench.leftovers() if path.startswith(bench.scratch)]
+    kill_in_begin(t, bench, go)
+    qmp_without_libvirt(bench, "blockdev-add", **{
+        "driver": "qcow2", "node-name": "half", "backing": None, "file": {
+            "driver": "file", "filename": os.path.join(scratch, "vda.qcow2")}})
+    bench.host.edit_state("web01", "0,/<devices>/s##%s#" % r"\n".join(HALF))
+    result = running.wait()
+    t.ok(process.alive(pid), "QEMU has ended")
+    return result
+
+
+def lost_alive(t, bench):
+    repository = bench.fresh(t, t.name)
+    base, pid = bench.guest.checkpoints(), bench.guest.qemu_pid
+    result = lose_domain(t, bench, repository).expect((20, 21))
+    result.says("web01", "takes the domain for shut off, which it is not", "Do not start the domain",
+                "vmbackup-recovery(7)")
+    t.equal(len(bench.leftovers()), 2, "what QEMU has open was removed")
+    t.ok("journal" in os.listdir(repository.domain), "the journal has gone")
+    bench.host.forget_backup_job("web01")
+    t.eventually(bench.guest.is_active, 20, "libvirt finds the domain")
+    bench.wait_no_guard(t, 90)
+    t.equal(bench.guest.qemu_pid, pid)
+    repaired(t, bench, repository, base)
+    nothing_in_qemu(t, bench)
+    bench.guest.assert_healthy()
+    repository.plain(t)
+
+
+@tap.test
+def test_domain_lost_by_a_run_that_lives(t):
+    lost_alive(t, t.once("bench", Bench))
+
+
+@tap.test
+def test_transient_domain_lost_by_a_run_that_lives(t):
+    lost_alive(t, Bench(t, transient=True))
 
 
 def running_job(t, bench):

@@ -319,6 +319,11 @@ class PrivateLibvirt:
         self.stop()
         return self.start()
 
+    # A sed script for libvirt's record of a running domain.
+    WITHOUT_BACKUP_JOB = (r"/<job .*async='backup'/d",
+                          r"/<blockjob .*type='backup'/,/<\/blockjob>/d",
+                          r"/<backups>/,/<\/backups>/d")
+
     def edit_state(self, name, *script):
         """Applies a sed script to libvirt's record of a running domain; the daemon is restarted."""
         self.stop()
@@ -328,8 +333,7 @@ class PrivateLibvirt:
 
     def forget_backup_job(self, name):
         """What vmbackup-recovery(7) says of a job that libvirt has lost: out of its record with it."""
-        self.edit_state(name, r"/<job .*async='backup'/d", r"/<blockjob .*type='backup'/,/<\/blockjob>/d",
-                        r"/<backups>/,/<\/backups>/d")
+        self.edit_state(name, *self.WITHOUT_BACKUP_JOB)
 
     def qemu_pid(self, name):
         """Process number of a running domain's QEMU."""
